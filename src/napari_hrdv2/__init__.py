@@ -1,0 +1,39 @@
+"""Paint a few strokes on a micrograph, get the whole image segmented.
+
+Features of a frozen vision transformer at pixel resolution (HR-Dv2, arXiv 2410.19836), kept
+as tokens and an operator instead of a map, with a linear classifier on the painted pixels.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .core.classifier import PixelClass as PixelClass
+    from .core.classifier import PixelClassifier as PixelClassifier
+    from .core.errors import HRDv2Error as HRDv2Error
+    from .core.extraction import FeatureExtractor as FeatureExtractor
+    from .core.segment import segment as segment
+    from .core.settings import Settings as Settings
+    from .core.tokens import Tokens as Tokens
+
+__version__ = "0.1.0"
+
+# Torch takes seconds to import; it is when the first of these is used.
+_HOMES = {
+    "FeatureExtractor": "extraction",
+    "HRDv2Error": "errors",
+    "PixelClass": "classifier",
+    "PixelClassifier": "classifier",
+    "Settings": "settings",
+    "Tokens": "tokens",
+    "segment": "segment",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".core.{_HOMES[name]}", __name__), name)

@@ -1,0 +1,1 @@
+"""The method, without Qt and without napari."""

@@ -1,0 +1,379 @@
+"""A linear classifier of pixels, trained on strokes and applied to tokens."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from .errors import ModelError, SettingsMismatchError, StrokesError
+from .settings import Settings
+from .tokens import Tokens
+from .upsample import projected_maps, rows_at
+
+Method = Literal["logistic", "ridge"]
+Colour = tuple[float, float, float, float]
+
+FORMAT_VERSION = 1
+# napari's labels layers hold no larger ones in their smallest comfortable dtype.
+MAX_LABEL = np.iinfo(np.uint16).max
+_HEADER_KEY = "napari-hrdv2"
+
+
+class PixelClass(BaseModel):
+    """One class that people paint.
+
+    Examples
+    --------
+    >>> PixelClass(label=1, name="cell").name
+    'cell'
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    label: int = Field(ge=1, le=MAX_LABEL, description="Value of its pixels, from 1.")
+    name: str = Field(description="What it is.")
+    colour: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        description="Red, green, blue, alpha, each in [0, 1].", min_length=4, max_length=4
+    )
+
+
+# Okabe and Ito's colours, which colour-blind people can tell apart, yellow and blue first.
+_PALETTE = ("#e69f00", "#0072b2", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#999999")
+
+
+def default_class(label: int) -> PixelClass:
+    """The class that a label is before anyone named it."""
+    code = _PALETTE[(label - 1) % len(_PALETTE)]
+    colour = tuple(int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return PixelClass(label=label, name=f"class {label}", colour=(*colour, 1.0))
+
+
+class _Header(BaseModel):
+    """What a saved model says of itself beside its arrays."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    version: int
+    settings: Settings
+    classes: tuple[PixelClass, ...]
+    params: dict[str, Any]
+
+
+def check_strokes(strokes: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.integer]:
+    """Strokes as an array of labels that fits the image.
+
+    Parameters
+    ----------
+    strokes
+        (h, w) of integers (or bool): 0 where nothing is painted, else the class's label.
+    shape
+        (h, w) of the image in pixels.
+
+    Raises
+    ------
+    StrokesError
+        If they are of another shape, no integers, or negative or above :data:`MAX_LABEL`.
+    """
+    array = np.asarray(strokes)
+    if array.dtype.kind not in "bui":
+        raise StrokesError(f"strokes must be whole numbers, 0 where not painted; got {array.dtype}")
+    if array.shape != shape:
+        raise StrokesError(
+            f"the strokes have shape {array.shape}, the image {shape}: they must be the same"
+        )
+    if array.size and (array.min() < 0 or array.max() > MAX_LABEL):
+        bad = array.min() if array.min() < 0 else array.max()
+        raise StrokesError(
+            f"the strokes hold the label {bad}: labels go from 1 to {MAX_LABEL}, 0 is not painted"
+        )
+    return array.astype(np.uint16, copy=False)
+
+
+class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Linear classifier on the features of pixels, in scikit-learn's conventions.
+
+    It standardises the features over the painted pixels of all images together, fits with
+    strong L2 regularisation and folds both into one weight matrix, so that prediction is a
+    matrix product on the tokens followed by their operator.
+
+    Parameters
+    ----------
+    method
+        ``"logistic"`` (multinomial, probabilities are calibrated to the strokes) or
+        ``"ridge"`` (least squares on one-against-all targets, solved in one step).
+    C
+        Inverse strength of the L2 regularisation, as scikit-learn's: smaller is stronger.
+        The ridge penalty is its inverse.
+    balanced
+        Whether every class counts the same, however much of it is painted.
+    max_pixels
+        Painted pixels used per class at most, evenly spread over them; neighbouring pixels
+        tell next to nothing new.
+    max_iter
+        Iterations of the logistic fit at most.
+
+    Attributes
+    ----------
+    classes_ : ndarray of int, (K,)
+        Labels, ascending.
+    coef_ : ndarray of float32, (K, C)
+        Weights on the features as they are, the standardisation folded in.
+    intercept_ : ndarray of float32, (K,)
+    settings_ : Settings
+        The resolved settings of the tokens it was fitted on.
+    pixel_classes_ : tuple of PixelClass
+        The classes with names and colours, in the order of ``classes_``.
+
+    Examples
+    --------
+    >>> classifier = PixelClassifier().fit(tokens, strokes)  # doctest: +SKIP
+    >>> labels = classifier.predict(tokens)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        method: Method = "logistic",
+        *,
+        C: float = 0.01,  # noqa: N803, scikit-learn's name
+        balanced: bool = True,
+        max_pixels: int = 20_000,
+        max_iter: int = 1000,
+    ) -> None:
+        self.method = method
+        self.C = C
+        self.balanced = balanced
+        self.max_pixels = max_pixels
+        self.max_iter = max_iter
+
+    def fit(
+        self,
+        tokens: Tokens | Sequence[Tokens],
+        strokes: npt.ArrayLike | Sequence[npt.ArrayLike],
+        classes: Mapping[int, PixelClass] | Sequence[PixelClass] = (),
+    ) -> Self:
+        """Fit to the painted pixels of one or several images.
+
+        Parameters
+        ----------
+        tokens
+            Of each image, all made with the same settings.
+        strokes
+            For each image (h, w) of integers, 0 where not painted, else the class's label.
+        classes
+            Names and colours of the classes; those not given get default ones.
+
+        Raises
+        ------
+        StrokesError
+            If strokes do not fit their image, or fewer than two classes are painted.
+        SettingsMismatchError
+            If the images' tokens were made with different settings.
+        """
+        if isinstance(tokens, Tokens):
+            tokens, strokes = [tokens], [strokes]  # type: ignore[list-item]
+        if len(tokens) != len(strokes):  # type: ignore[arg-type]
+            raise StrokesError(f"{len(tokens)} images but {len(strokes)} strokes")  # type: ignore[arg-type]
+        if self.method not in ("logistic", "ridge"):
+            raise ModelError(f"the method must be 'logistic' or 'ridge', not {self.method!r}")
+        if not tokens:
+            raise StrokesError("there is no image to train on")
+        for other in tokens[1:]:
+            _refuse_differences(tokens[0].settings, other.settings, "the first image's tokens")
+        painted = [
+            check_strokes(one, t.image_shape)
+            for t, one in zip(tokens, strokes, strict=True)  # type: ignore[arg-type]
+        ]
+        chosen = self._chosen_pixels(painted)
+        y = np.concatenate([s[p[:, 0], p[:, 1]] for s, p in zip(painted, chosen, strict=True)])
+        labels = np.unique(y).astype(int)
+        if len(labels) == 0:
+            raise StrokesError("nothing is painted: paint at least a stroke of each of two classes")
+        if len(labels) == 1:
+            raise StrokesError(
+                f"only class {labels[0]} is painted: paint at least a stroke of one more"
+            )
+        x = np.concatenate([rows_at(t, p) for t, p in zip(tokens, chosen, strict=True)])
+        self._fit_rows(x, y)
+        known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
+        self.pixel_classes_ = tuple(known.get(k) or default_class(k) for k in labels.tolist())
+        self.settings_ = tokens[0].settings
+        return self
+
+    def _chosen_pixels(
+        self, painted: Sequence[npt.NDArray[np.integer]]
+    ) -> list[npt.NDArray[np.intp]]:
+        """(y, x) of the painted pixels of each image that are trained on."""
+        counts = sum(np.bincount(s.ravel(), minlength=MAX_LABEL + 1) for s in painted)
+        steps = np.maximum(1, -(-np.asarray(counts) // self.max_pixels))
+        chosen = []
+        for strokes in painted:
+            flat = np.flatnonzero(strokes)
+            labels = strokes.ravel()[flat]
+            kept = [flat[labels == label][:: steps[label]] for label in np.unique(labels)]
+            index = np.sort(np.concatenate(kept)) if kept else flat
+            chosen.append(np.stack(np.unravel_index(index, strokes.shape), axis=1))
+        return chosen
+
+    def _fit_rows(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer]) -> None:
+        scaler = StandardScaler()
+        x = scaler.fit_transform(x)
+        weights = "balanced" if self.balanced else None
+        if self.method == "logistic":
+            estimator = LogisticRegression(
+                C=self.C, class_weight=weights, max_iter=self.max_iter, tol=1e-3
+            )
+        else:
+            estimator = RidgeClassifier(alpha=1 / self.C, class_weight=weights)
+        estimator.fit(x, y)
+        coef, intercept = estimator.coef_, estimator.intercept_
+        if len(coef) == 1:
+            # Two classes have one score; half to either side gives the same probabilities.
+            coef, intercept = np.concatenate([-coef, coef]) / 2, np.array([-1, 1]) * intercept / 2
+        coef = coef / scaler.scale_
+        self.classes_ = estimator.classes_.astype(int)
+        self.intercept_ = (intercept - coef @ scaler.mean_).astype(np.float32)
+        self.coef_ = coef.astype(np.float32)
+        self.n_features_in_ = coef.shape[1]
+
+    def decision_function(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """Class scores (logits) of every pixel.
+
+        Returns
+        -------
+        ndarray of float32
+            (h, w, K), in the order of ``classes_``.
+
+        Raises
+        ------
+        SettingsMismatchError
+            If the tokens were made with other settings than those it was fitted on.
+        """
+        check_is_fitted(self)
+        _refuse_differences(self.settings_, tokens.settings, "the model")
+        return projected_maps(tokens, self.coef_, self.intercept_)
+
+    def predict(self, tokens: Tokens) -> npt.NDArray[np.uint16]:
+        """Label of every pixel.
+
+        Returns
+        -------
+        ndarray of uint16
+            (h, w).
+
+        Raises
+        ------
+        SettingsMismatchError
+            As :meth:`decision_function`.
+        """
+        return self.labels_of(self.decision_function(tokens))
+
+    def predict_proba(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """Probability of every class at every pixel: the softmax of its scores.
+
+        Returns
+        -------
+        ndarray of float32
+            (h, w, K), in [0, 1], summing to 1 over the classes.
+
+        Raises
+        ------
+        SettingsMismatchError
+            As :meth:`decision_function`.
+        """
+        return softmax(self.decision_function(tokens))
+
+    def labels_of(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+        """Label with the highest score or probability (h, w, K) at every pixel, (h, w)."""
+        return self.classes_.astype(np.uint16)[scores.argmax(-1)]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model as safetensors with a JSON header, all at once or not at all.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        check_is_fitted(self)
+        header = _Header(
+            version=FORMAT_VERSION,
+            settings=self.settings_,
+            classes=self.pixel_classes_,
+            params=self.get_params(),
+        )
+        path = Path(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".napari-hrdv2-") as folder:
+            whole = Path(folder) / path.name
+            arrays = {"coef": self.coef_, "intercept": self.intercept_}
+            save_file(arrays, whole, {_HEADER_KEY: header.model_dump_json()})
+            whole.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read a model that :meth:`save` wrote. Nothing in the file is executed.
+
+        Raises
+        ------
+        ModelError
+            If the file is missing, damaged, no such model, or of a later version.
+        """
+        if not Path(path).is_file():
+            raise ModelError(f"there is no model {path}")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                text = (file.metadata() or {}).get(_HEADER_KEY)
+                if text is None:
+                    raise ModelError(f"{path} is no model of napari-hrdv2")
+                version = json.loads(text).get("version")
+                if version != FORMAT_VERSION:
+                    raise ModelError(
+                        f"{path} has format {version}, this napari-hrdv2 reads {FORMAT_VERSION}: "
+                        "update napari-hrdv2"
+                    )
+                header = _Header.model_validate_json(text)
+                coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
+            model = cls(**header.params)
+        except ModelError:
+            raise
+        except (SafetensorError, OSError, ValidationError, ValueError, TypeError, AttributeError):
+            raise ModelError(f"{path} is damaged or no model of napari-hrdv2") from None
+        k = len(header.classes)
+        if coef.ndim != 2 or len(coef) != k or intercept.shape != (k,) or k < 2:
+            raise ModelError(f"{path} is damaged: its weights do not fit its {k} classes")
+        model.coef_, model.intercept_ = coef, intercept
+        model.n_features_in_ = coef.shape[1]
+        model.classes_ = np.array([c.label for c in header.classes])
+        model.pixel_classes_ = header.classes
+        model.settings_ = header.settings
+        return model
+
+
+def softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Softmax over the last axis, in place: probabilities of scores (..., K)."""
+    scores -= scores.max(-1, keepdims=True)
+    np.exp(scores, out=scores)
+    scores /= scores.sum(-1, keepdims=True)
+    return scores
+
+
+def _refuse_differences(ours: Settings, theirs: Settings, whose: str) -> None:
+    differences = ours.differences(theirs)
+    if differences:
+        listed = ", ".join(f"{name} {a!r} against {b!r}" for name, (a, b) in differences.items())
+        raise SettingsMismatchError(
+            f"the tokens were made with other settings than {whose}: {listed}"
+        )

@@ -1,0 +1,41 @@
+"""Errors whose message is meant for the user: what was wrong and what to do."""
+
+
+class HRDv2Error(ValueError):
+    """Base of every error that the user can mend; its text is one sentence or two."""
+
+
+class ImageError(HRDv2Error):
+    """The image cannot be segmented as it is."""
+
+
+class StrokesError(HRDv2Error):
+    """The strokes do not fit the image or cannot train a classifier."""
+
+
+class DeviceError(HRDv2Error):
+    """The device asked for is not there, or too small for the image."""
+
+
+class WeightsError(HRDv2Error):
+    """The backbone's weights cannot be used."""
+
+
+class DownloadError(WeightsError):
+    """No host could be reached, or the transfer broke."""
+
+
+class HashMismatchError(WeightsError):
+    """A file is not the one its name promises."""
+
+
+class ArchitectureError(WeightsError):
+    """A checkpoint holds no vision transformer that this package can build."""
+
+
+class ModelError(HRDv2Error):
+    """A saved pixel classifier cannot be read."""
+
+
+class SettingsMismatchError(ModelError):
+    """A classifier was given tokens made with other settings than its own."""

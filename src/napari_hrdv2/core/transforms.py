@@ -1,0 +1,343 @@
+"""Invertible image transforms as maps of the pixel and token lattices.
+
+Shifts, flips, 90-degree rotations and all their products form one group: signed
+permutations of the two axes followed by an integer translation. Written relative to the
+image's centre its elements do not depend on the image's size, so composing and inverting
+them is exact, also on non-square images. They act on the image extended without end by its
+boundary rule, which makes padding to the token grid part of the same read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+Boundary = Literal["reflect", "periodic"]
+Pattern = Literal["lattice", "von_neumann", "moore"]
+Matrix = tuple[tuple[int, int], tuple[int, int]]
+
+_IDENTITY: Matrix = ((1, 0), (0, 1))
+
+
+def fold(index: np.ndarray, n: int, boundary: Boundary) -> np.ndarray:
+    """Map indices on the endless axis to the pixels ``0 ... n-1`` that they show.
+
+    Parameters
+    ----------
+    index
+        Integers of any size and sign.
+    n
+        Length of the axis in pixels, at least 1.
+    boundary
+        ``"reflect"`` mirrors about the outermost pixels, which are not repeated;
+        ``"periodic"`` wraps the far edge in.
+    """
+    if boundary == "periodic" or n == 1:
+        return index % n
+    index = index % (2 * n - 2)
+    return np.minimum(index, 2 * n - 2 - index)
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """Where the tokens of one pass lie along one axis of the original image.
+
+    Token ``i`` of ``size`` has its centre at ``origin + i * stride``, in pixels from the
+    image's edge: pixel ``p`` covers ``[p, p + 1)`` and has its centre at ``p + 0.5``.
+
+    Attributes
+    ----------
+    origin
+        Centre of the first token in pixels; may lie outside the image.
+    stride
+        Distance of neighbouring centres in pixels.
+    size
+        Number of tokens.
+    start
+        For a periodic image, the coordinate at which the transformed image began: the
+        pixels before it were read a period later. ``None`` for a reflected one.
+    """
+
+    origin: float
+    stride: int
+    size: int
+    start: int | None = None
+
+
+@dataclass(frozen=True)
+class Transform:
+    """One element of the group: ``q = matrix @ p + shift`` about the image's centre.
+
+    Compose with ``@``: ``(b @ a)`` applies ``a`` first, then ``b``; the inverse of that is
+    ``a.inverse @ b.inverse``.
+
+    Attributes
+    ----------
+    matrix
+        Signed permutation of the (y, x) axes.
+    shift
+        Displacement (y, x) of the content in pixels, after the permutation.
+
+    Examples
+    --------
+    >>> t = Transform.shifted(0, 3) @ Transform.rotated(1)
+    >>> t @ t.inverse == Transform()
+    True
+    """
+
+    matrix: Matrix = _IDENTITY
+    shift: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def shifted(cls, dy: int, dx: int) -> Transform:
+        """Move the content down by ``dy`` and right by ``dx`` pixels."""
+        return cls(shift=(dy, dx))
+
+    @classmethod
+    def flipped(cls, *, vertical: bool = False, horizontal: bool = False) -> Transform:
+        """Mirror top to bottom (``vertical``), left to right (``horizontal``) or both."""
+        return cls(((-1 if vertical else 1, 0), (0, -1 if horizontal else 1)))
+
+    @classmethod
+    def rotated(cls, quarters: int) -> Transform:
+        """Rotate counter-clockwise by ``quarters`` times 90 degrees, as :func:`numpy.rot90`."""
+        turn = cls(((0, -1), (1, 0)))
+        out = cls()
+        for _ in range(quarters % 4):
+            out = turn @ out
+        return out
+
+    def __matmul__(self, first: Transform) -> Transform:
+        a, b = np.array(self.matrix), np.array(first.matrix)
+        return _from_arrays(a @ b, a @ np.array(first.shift) + np.array(self.shift))
+
+    @property
+    def inverse(self) -> Transform:
+        """The transform that undoes this one."""
+        back = np.array(self.matrix).T
+        return _from_arrays(back, -back @ np.array(self.shift))
+
+    @property
+    def transposes(self) -> bool:
+        """Whether height and width change places."""
+        return self.matrix[0][0] == 0
+
+    def out_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of the transformed image of an image of ``shape``."""
+        return shape[::-1] if self.transposes else shape
+
+    def _axis(self, axis: int) -> tuple[int, int, int]:
+        """For an axis of the original: its axis in the output, the sign, the shift there."""
+        out = 1 - axis if self.transposes else axis
+        return out, self.matrix[out][axis], self.shift[out]
+
+    def read(
+        self,
+        image: torch.Tensor,
+        boundary: Boundary,
+        window: tuple[int, int] | None = None,
+    ) -> torch.Tensor:
+        """Transform an image.
+
+        Parameters
+        ----------
+        image
+            (..., h, w), any dtype, on any device.
+        boundary
+            How the image goes on beyond its edges.
+        window
+            (height, width) to read from the transformed image's top left corner, beyond its
+            size where larger. By default its own size.
+
+        Returns
+        -------
+        torch.Tensor
+            (..., window height, window width), of the same dtype and device.
+        """
+        import torch
+
+        shape = (image.shape[-2], image.shape[-1])
+        window = window or self.out_shape(shape)
+        index = []
+        for axis, n in enumerate(shape):
+            out, sign, shift = self._axis(axis)
+            q = np.arange(window[out])
+            p = q - shift if sign > 0 else n - 1 - q + shift
+            index.append(torch.from_numpy(fold(p, n, boundary)).to(image.device))
+        read = image[..., index[0][:, None], index[1][None, :]]
+        return read.transpose(-1, -2) if self.transposes else read
+
+    def undo_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Bring a token map (ny', nx', C) back to the original's axes and directions."""
+        if self.transposes:
+            tokens = tokens.transpose(0, 1)
+        return tokens.flip([axis for axis in (0, 1) if self._axis(axis)[1] < 0])
+
+    def lattice(
+        self, shape: tuple[int, int], patch: int, stride: int, boundary: Boundary
+    ) -> tuple[Lattice, Lattice]:
+        """Where the tokens of this pass lie in the original, after :meth:`undo_tokens`.
+
+        Parameters
+        ----------
+        shape
+            (h, w) of the original image in pixels.
+        patch, stride
+            Size and distance of the patches in pixels.
+        boundary
+            How the image goes on beyond its edges.
+
+        Returns
+        -------
+        tuple of Lattice
+            Along y and along x, with ascending centres.
+        """
+        lattices = []
+        for axis, n in enumerate(shape):
+            _, sign, shift = self._axis(axis)
+            size = token_count(n, patch, stride)
+            if sign > 0:
+                origin = patch / 2 - shift
+            else:
+                origin = n + shift - patch / 2 - (size - 1) * stride
+            start = -sign * shift if boundary == "periodic" else None
+            lattices.append(Lattice(origin, stride, size, start))
+        return lattices[0], lattices[1]
+
+
+def _from_arrays(matrix: np.ndarray, shift: np.ndarray) -> Transform:
+    (a, b), (c, d) = matrix.tolist()
+    y, x = shift.tolist()
+    return Transform(((a, b), (c, d)), (y, x))
+
+
+def token_count(n: int, patch: int, stride: int) -> int:
+    """Tokens along an axis of ``n`` pixels, the last patch padded where it sticks out."""
+    return max(0, -(-(n - patch) // stride)) + 1
+
+
+def lattice_shifts(stride: int, count: int) -> list[tuple[int, int]]:
+    """Shifts that fill the token lattice evenly, coarse to fine.
+
+    The first is (0, 0), the second half a stride along both axes, the third and fourth half
+    a stride along one: every one halves the largest hole that the ones before it left.
+    Shifts lie in ``(-stride/2, stride/2]``, so that no pass looks far beyond the edges.
+
+    Parameters
+    ----------
+    stride
+        Distance of the tokens in pixels.
+    count
+        Number of shifts, at most ``stride ** 2``.
+
+    Returns
+    -------
+    list of (int, int)
+        (dy, dx) in pixels.
+    """
+    shifts: list[tuple[int, int]] = []
+    side = 1
+    while len(shifts) < min(count, stride**2):
+        # Morton order of a side x side grid visits each quadrant before it refines any.
+        bits = side.bit_length() - 1
+        for k in range(side * side):
+            y = x = 0
+            for bit in range(bits):
+                diagonal, row = (k >> (2 * bit)) & 1, (k >> (2 * bit + 1)) & 1
+                y |= (diagonal ^ row) << (bits - 1 - bit)
+                x |= diagonal << (bits - 1 - bit)
+            dy, dx = (round(v * stride / side) for v in (y, x))
+            shift = (_centred(dy, stride), _centred(dx, stride))
+            if shift not in shifts:
+                shifts.append(shift)
+        side *= 2
+    return shifts[:count]
+
+
+def _centred(shift: int, stride: int) -> int:
+    shift %= stride
+    return shift - stride if shift > stride // 2 else shift
+
+
+def neighbour_shifts(pattern: Pattern, distances: tuple[int, ...]) -> list[tuple[int, int]]:
+    """No shift, then the shifts to the 4 (von Neumann) or 8 (Moore) neighbours.
+
+    Parameters
+    ----------
+    pattern
+        ``"von_neumann"`` or ``"moore"``.
+    distances
+        Length of the steps along each axis in pixels; one ring of neighbours for each.
+
+    Returns
+    -------
+    list of (int, int)
+        (dy, dx) in pixels.
+    """
+    steps = [(1, 0), (-1, 0), (0, 1), (0, -1)]
+    if pattern == "moore":
+        steps += [(1, 1), (-1, -1), (1, -1), (-1, 1)]
+    return [(0, 0)] + [(d * dy, d * dx) for d in distances for dy, dx in steps]
+
+
+def pass_transforms(
+    *,
+    passes: int,
+    stride: int,
+    shifts: Pattern,
+    distances: tuple[int, ...],
+    flips: bool,
+    rotations: bool,
+) -> tuple[Transform, ...]:
+    """Transforms of the passes, in the order in which they sharpen the features most.
+
+    Every shift goes with every flip and rotation; successive passes take successive
+    shifts and successive orientations, so that few passes already hold some of each.
+
+    Parameters
+    ----------
+    passes
+        How many to return.
+    stride
+        Distance of the tokens in pixels, filled by ``shifts="lattice"``.
+    shifts, distances
+        Pattern of the shifts, and the length of the steps in pixels where it has neighbours.
+    flips
+        Whether mirror images take part.
+    rotations
+        Whether rotations by 90, 180 and 270 degrees take part.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than ``passes`` different transforms.
+    """
+    turns = [Transform.rotated(k) for k in (range(4) if rotations else (0,))]
+    mirrors = [Transform()]
+    if flips:
+        mirrors.append(Transform.flipped(horizontal=True))
+        if not rotations:
+            mirrors += [
+                Transform.flipped(vertical=True),
+                Transform.flipped(vertical=True, horizontal=True),
+            ]
+    orientations = [mirror @ turn for turn in turns for mirror in mirrors]
+    if shifts == "lattice":
+        displacements = lattice_shifts(stride, passes)
+    else:
+        displacements = neighbour_shifts(shifts, distances)
+    n, m = len(displacements), len(orientations)
+    if passes > n * m:
+        raise ValueError(
+            f"{passes} passes asked for, but these transforms give only {n * m} different "
+            "ones: lower the number of passes, or add flips, rotations or distances"
+        )
+    return tuple(
+        Transform.shifted(*displacements[k % n]) @ orientations[(k % n + k // n) % m]
+        for k in range(passes)
+    )

