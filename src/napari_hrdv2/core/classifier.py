@@ -183,19 +183,18 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         SettingsMismatchError
             If the images' tokens were made with different settings.
         """
-        if isinstance(tokens, Tokens):
-            tokens, strokes = [tokens], [strokes]  # type: ignore[list-item]
-        if len(tokens) != len(strokes):  # type: ignore[arg-type]
-            raise StrokesError(f"{len(tokens)} images but {len(strokes)} strokes")  # type: ignore[arg-type]
+        images = [tokens] if isinstance(tokens, Tokens) else list(tokens)
+        drawings: list[Any] = [strokes] if isinstance(tokens, Tokens) else list(strokes)  # type: ignore[arg-type]
+        if len(images) != len(drawings):
+            raise StrokesError(f"there are {len(images)} images but {len(drawings)} strokes")
+        if not images:
+            raise StrokesError("there is no image to train on")
         if self.method not in ("logistic", "ridge"):
             raise ModelError(f"the method must be 'logistic' or 'ridge', not {self.method!r}")
-        if not tokens:
-            raise StrokesError("there is no image to train on")
-        for other in tokens[1:]:
-            _refuse_differences(tokens[0].settings, other.settings, "the first image's tokens")
+        for other in images[1:]:
+            _refuse_differences(images[0].settings, other.settings, "those of the first image")
         painted = [
-            check_strokes(one, t.image_shape)
-            for t, one in zip(tokens, strokes, strict=True)  # type: ignore[arg-type]
+            check_strokes(one, t.image_shape) for t, one in zip(images, drawings, strict=True)
         ]
         chosen = self._chosen_pixels(painted)
         y = np.concatenate([s[p[:, 0], p[:, 1]] for s, p in zip(painted, chosen, strict=True)])
@@ -206,11 +205,11 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise StrokesError(
                 f"only class {labels[0]} is painted: paint at least a stroke of one more"
             )
-        x = np.concatenate([rows_at(t, p) for t, p in zip(tokens, chosen, strict=True)])
+        x = np.concatenate([rows_at(t, p) for t, p in zip(images, chosen, strict=True)])
         self._fit_rows(x, y)
         known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
         self.pixel_classes_ = tuple(known.get(k) or default_class(k) for k in labels.tolist())
-        self.settings_ = tokens[0].settings
+        self.settings_ = images[0].settings
         return self
 
     def _chosen_pixels(
@@ -263,7 +262,7 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             If the tokens were made with other settings than those it was fitted on.
         """
         check_is_fitted(self)
-        _refuse_differences(self.settings_, tokens.settings, "the model")
+        _refuse_differences(self.settings_, tokens.settings, "the model's")
         return projected_maps(tokens, self.coef_, self.intercept_)
 
     def predict(self, tokens: Tokens) -> npt.NDArray[np.uint16]:
@@ -298,7 +297,8 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def labels_of(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
         """Label with the highest score or probability (h, w, K) at every pixel, (h, w)."""
-        return self.classes_.astype(np.uint16)[scores.argmax(-1)]
+        labels: npt.NDArray[np.uint16] = self.classes_.astype(np.uint16)[scores.argmax(-1)]
+        return labels
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as safetensors with a JSON header, all at once or not at all.

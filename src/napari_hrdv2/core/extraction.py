@@ -6,7 +6,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import takewhile
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy.typing as npt
@@ -127,8 +128,7 @@ class FeatureExtractor:
         DeviceError
             If not even one pass fits into the memory.
         """
-        for tokens in self.passes(image):
-            pass
+        *_, tokens = self.passes(image)
         return tokens
 
     def passes(self, image: npt.ArrayLike) -> Iterator[Tokens]:
@@ -162,7 +162,8 @@ class FeatureExtractor:
             turned = transforms[done].transposes
             # The first pass goes alone: somebody waits for it.
             end = done + 1 if done == 0 else min(done + batch, len(transforms))
-            group = list(takewhile(lambda t: t.transposes == turned, transforms[done:end]))
+            _, alike = next(groupby(transforms[done:end], key=attrgetter("transposes")))
+            group = list(alike)
             size = (window[1], window[0]) if turned else (window[0], window[1])
             try:
                 images = torch.stack([t.read(pixels, settings.boundary, size) for t in group])
@@ -181,14 +182,16 @@ class FeatureExtractor:
         """Finite tokens (batch, ny, nx, C) on the CPU, of grey or RGB images in [0, 1]."""
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (_MEAN, _STD))
         images = (images - mean) / std
-        tokens = self._vit(images.to(self._device, self._dtype), stride).to("cpu", self._store)
+        tokens: torch.Tensor = self._vit(images.to(self._device, self._dtype), stride)
+        tokens = tokens.to("cpu", self._store)
         if tokens.isfinite().all():
             return tokens
         if self._dtype == torch.float32:
             raise WeightsError(f"the weights {self.weights.path} give tokens that are not finite")
         # Weights that overflow half precision once do so again.
         self._dtype = torch.float32
-        return self._vit(images.to(self._device), stride).to("cpu", self._store)
+        tokens = self._vit(images.to(self._device), stride)
+        return tokens.to("cpu", self._store)
 
     def _make_room(self, images: int, tokens: int) -> int:
         """After running out of memory with so many images at once: how many to try next."""

