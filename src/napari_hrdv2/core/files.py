@@ -1,0 +1,38 @@
+"""Files that are written all at once or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside ``path`` that takes its place once it is written.
+
+    Missing folders are made. On an error the old file, if any, stays as it was.
+
+    Parameters
+    ----------
+    path
+        The file to write.
+
+    Yields
+    ------
+    Path
+        Where to write instead, with the same name and ending.
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written to.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".napari-hrdv2-") as folder:
+        whole = Path(folder) / path.name
+        yield whole
+        whole.replace(path)
