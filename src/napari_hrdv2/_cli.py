@@ -285,13 +285,18 @@ def _find(name: str) -> Any:
 @contextmanager
 def _download_bar() -> Iterator[Callable[[int, int], None]]:
     columns = (TextColumn("weights"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=_stderr, transient=True) as bar:
-        task = bar.add_task("", total=None, visible=False)
+    bar = Progress(*columns, console=_stderr)
+    task = bar.add_task("", total=None)
 
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total, visible=True)
+    def progress(done: int, total: int) -> None:
+        bar.start()  # not before: nothing is downloaded as a rule
+        bar.update(task, completed=done, total=total)
 
+    try:
         yield progress
+    finally:
+        if bar.live.is_started:
+            bar.stop()
 
 
 def _extract(extractor: FeatureExtractor, image: npt.ArrayLike, name: str) -> Tokens:
@@ -333,7 +338,7 @@ def _show(labels: npt.NDArray[Any]) -> None:
     napari.run()
 
 
-def _fail(error: Exception) -> None:
+def _fail(error: Exception | str) -> None:
     _stderr.print(f"napari-hrdv2: {' '.join(str(error).split())}", markup=False)
 
 
@@ -350,7 +355,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         0, or 2 after an error that the user can mend, printed as one line.
     """
+    import pooch
+
     from .core.errors import HRDv2Error
+
+    pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
 
     def show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
         _stderr.print(f"napari-hrdv2: {message}", markup=False)
@@ -368,6 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # Wrong usage; typer's class for it moved between its versions.
             if not hasattr(error, "format_message"):
                 raise
-            _fail(RuntimeError(error.format_message() or "see napari-hrdv2 --help"))
+            if message := error.format_message():
+                _fail(message)
             return 2
     return code or 0

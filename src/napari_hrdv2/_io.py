@@ -93,14 +93,20 @@ def _read(
         raise error(f"{path} is none of the kinds that can be read: {', '.join(_TIFF + _OTHERS)}")
     try:
         if suffix in _TIFF:
-            tiff: npt.NDArray[Any] = np.squeeze(tifffile.imread(path))
-            return tiff
+            return _plane(tifffile.imread(path))
         with Image.open(path) as image:
             return pixels(image)
     except Exception as reason:
         # The readers raise whatever a damaged file drives them into.
         text = (str(reason).splitlines() or [type(reason).__name__])[0]
         raise error(f"{path} cannot be read: {text[:200]}") from None
+
+
+def _plane(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Drop the axes of length 1 that TIFFs have beside height and width."""
+    while array.ndim > 2 and array.shape[0] == 1:
+        array = array[0]
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
 
 
 def write_labels(path: Path, labels: npt.NDArray[np.integer]) -> None:

