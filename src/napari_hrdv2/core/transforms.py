@@ -202,7 +202,7 @@ class Transform:
         for axis, n in enumerate(shape):
             _, sign, shift = self._axis(axis)
             size = token_count(n, patch, stride)
-            first = patch / 2 - sign * shift
+            first = patch / 2 - shift
             # On a mirrored axis the last patch became the first, counted from the far edge.
             origin = first if sign > 0 else n - first - (size - 1) * stride
             start = -sign * shift if boundary == "periodic" else None
