@@ -272,7 +272,8 @@ def neighbour_shifts(pattern: Pattern, distances: tuple[int, ...]) -> list[tuple
     pattern
         ``"von_neumann"`` or ``"moore"``.
     distances
-        Length of the steps along each axis in pixels; one ring of neighbours for each.
+        Length of the steps along each axis in pixels; one ring of neighbours for each
+        that differs.
 
     Returns
     -------
@@ -282,7 +283,8 @@ def neighbour_shifts(pattern: Pattern, distances: tuple[int, ...]) -> list[tuple
     steps = [(1, 0), (-1, 0), (0, 1), (0, -1)]
     if pattern == "moore":
         steps += [(1, 1), (-1, -1), (1, -1), (-1, 1)]
-    return [(0, 0)] + [(d * dy, d * dx) for d in distances for dy, dx in steps]
+    rings = dict.fromkeys(distances)
+    return [(0, 0)] + [(d * dy, d * dx) for d in rings for dy, dx in steps]
 
 
 def pass_transforms(
