@@ -78,7 +78,7 @@ def resize(
 ) -> np.ndarray:
     """Token map (ny, nx, C) brought to the coordinates ``at`` along y and x."""
     y, x = (weights_1d(a, n, patch, stride, kernel) for a, n in zip(at, tokens.shape, strict=False))
-    return np.einsum("hi,wj,ijc->hwc", y, x, tokens.astype(np.float64))
+    return np.einsum("hi,wj,ijc->hwc", y, x, tokens.astype(np.float64), optimize=True)
 
 
 def windowed(length: int, patch: int, stride: int) -> int:
