@@ -1,0 +1,573 @@
+"""State of one annotation session: what a window shows and works on, without a window.
+
+Data flow one way. A window asks for a :class:`Job`, runs it wherever it likes (it is a
+generator that touches nothing but its own inputs), and hands the :class:`Result` back to
+:meth:`Session.accept`, which tells everybody by signals.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from psygnal import Signal
+
+from .core.classifier import (
+    MAX_LABEL,
+    Colour,
+    PixelClass,
+    PixelClassifier,
+    check_strokes,
+    default_class,
+)
+from .core.errors import ModelError, StrokesError
+from .core.extraction import FeatureExtractor, make_settings
+from .core.settings import Settings
+from .core.tokens import Tokens
+
+MODEL_SUFFIX = ".safetensors"
+_POLL_S = 0.1
+# Settings that only the weights tell; they go when other weights are chosen.
+_OF_THE_WEIGHTS = ("model", "weights_sha256", "patch")
+
+
+class Progress(NamedTuple):
+    """How far a job is.
+
+    Attributes
+    ----------
+    done, total
+        Of whatever is counted; ``total`` is 0 where nobody knows.
+    text
+        What is being done, for people.
+    """
+
+    done: int
+    total: int
+    text: str
+
+
+class Wanted(NamedTuple):
+    """Everything that decides which extractor is made."""
+
+    settings: Settings
+    device: str
+    weights: str | None
+
+
+class _Made(NamedTuple):
+    wanted: Wanted
+    extractor: FeatureExtractor
+
+
+class _Seen(NamedTuple):
+    """Tokens of one image, known by its content."""
+
+    digest: str
+    tokens: Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a job found.
+
+    Attributes
+    ----------
+    labels
+        (h, w) of uint16, the segmentation.
+    trained
+        Whether a classifier was trained on strokes, or the one at hand applied.
+    extracted
+        Whether features were extracted, or those at hand used again.
+    seconds
+        How long it took.
+    """
+
+    labels: npt.NDArray[np.uint16]
+    trained: bool
+    extracted: bool
+    seconds: float
+    generation: int
+    classifier: PixelClassifier
+    made: _Made
+    seen: _Seen
+
+
+class _Cancelled(Exception):  # noqa: N818, nothing is wrong
+    """Ends a download that nobody waits for any more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One segmentation to be computed, with all it needs; :meth:`Session.prepare` makes it."""
+
+    generation: int
+    image: Any
+    strokes: npt.NDArray[Any] | None
+    classes: tuple[PixelClass, ...]
+    wanted: Wanted
+    classifier: PixelClassifier | None
+    made: _Made | None
+    seen: _Seen | None
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def cancel(self) -> None:
+        """Give up at the next step; safe from any thread."""
+        self._cancelled.set()
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was given up."""
+        return self._cancelled.is_set()
+
+    def run(self) -> Generator[Progress, None, Result]:
+        """Do the work step by step, in any thread.
+
+        Yields
+        ------
+        Progress
+            Before and after everything that takes long; close the generator to cancel.
+
+        Returns
+        -------
+        Result
+            For :meth:`Session.accept`.
+
+        Raises
+        ------
+        HRDv2Error
+            If image, strokes, settings, weights or model cannot be used.
+        """
+        start = time.perf_counter()
+        yield Progress(0, 0, "Reading the image")
+        image = np.asarray(self.image)
+        strokes = self._painted(image)
+        wanted = self.wanted
+        if strokes is None:
+            # A classifier knows only the features that it was trained on.
+            assert self.classifier is not None
+            wanted = wanted._replace(settings=self.classifier.settings_)
+        made = self.made
+        if made is None or made.wanted != wanted:
+            made = _Made(wanted, (yield from self._make_extractor(wanted)))
+        extractor = made.extractor
+        digest = digest_of(image)
+        seen = self.seen
+        extracted = (
+            seen is None or seen.digest != digest or seen.tokens.settings != extractor.settings
+        )
+        total = extractor.settings.passes
+        if extracted:
+            yield Progress(0, total, f"Pass 1 of {total}")
+            for tokens in extractor.passes(image):
+                following = min(tokens.passes + 1, total)
+                yield Progress(tokens.passes, total, f"Pass {following} of {total}")
+            seen = _Seen(digest, tokens)
+        assert seen is not None
+        if strokes is None:
+            assert self.classifier is not None
+            classifier = self.classifier
+        else:
+            yield Progress(total, total, "Training on the strokes")
+            classifier = PixelClassifier().fit(seen.tokens, strokes, self.classes)
+        yield Progress(total, total, "Segmenting")
+        labels = classifier.predict(seen.tokens)
+        return Result(
+            labels=labels,
+            trained=strokes is not None,
+            extracted=extracted,
+            seconds=time.perf_counter() - start,
+            generation=self.generation,
+            classifier=classifier,
+            made=made,
+            seen=seen,
+        )
+
+    def _painted(self, image: npt.NDArray[Any]) -> npt.NDArray[np.integer] | None:
+        """The strokes to train on; None to apply the classifier at hand instead."""
+        labels: list[int] = []
+        if self.strokes is not None:
+            strokes = check_strokes(self.strokes, (image.shape[0], image.shape[1]))
+            labels = np.flatnonzero(np.bincount(strokes.ravel())).tolist()
+            labels = [label for label in labels if label]
+        if not labels:
+            if self.classifier is None:
+                raise StrokesError(
+                    "Nothing is painted: paint at least a stroke of each of two classes."
+                )
+            return None
+        if len(labels) == 1:
+            # Said before the features are extracted, not after.
+            name = next((c.name for c in self.classes if c.label == labels[0]), str(labels[0]))
+            raise StrokesError(
+                f"Only the class '{name}' is painted: paint at least a stroke of one more."
+            )
+        return strokes
+
+    def _make_extractor(self, wanted: Wanted) -> Generator[Progress, None, FeatureExtractor]:
+        """Make the extractor in a thread of its own: a download has no steps of ours."""
+        future: Future[FeatureExtractor] = Future()
+        received = [0, 0]
+
+        def downloading(done: int, total: int) -> None:
+            if self._cancelled.is_set():
+                raise _Cancelled
+            received[:] = done, total
+
+        def make() -> None:
+            try:
+                future.set_result(
+                    FeatureExtractor(
+                        wanted.settings,
+                        device=wanted.device,
+                        weights=wanted.weights,
+                        progress=downloading,
+                    )
+                )
+            except BaseException as error:  # it is raised again where somebody listens
+                future.set_exception(error)
+
+        threading.Thread(target=make, name="napari-hrdv2 weights", daemon=True).start()
+        while not wait([future], _POLL_S).done:
+            done, total = (n / 1e6 for n in received)
+            if total:
+                text = f"Downloading the weights: {done:.0f} of {total:.0f} MB"
+            else:
+                text = "Getting the weights (downloaded the first time)"
+            yield Progress(round(done), round(total), text)
+        return future.result()
+
+
+def digest_of(image: npt.NDArray[Any]) -> str:
+    """Identity of an image's content."""
+    digest = hashlib.sha256(f"{image.shape} {image.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(image).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+class Session:
+    """State of one annotation session: classes, settings, features at hand, classifier.
+
+    Signals are emitted in the thread that changes the session, which must be one thread.
+
+    Attributes
+    ----------
+    classes_changed
+        Classes were added, removed, renamed or recoloured.
+    current_changed
+        Another class is painted with; with its label.
+    settings_changed
+        Settings, device or weights are others.
+    model_changed
+        A classifier was trained or loaded.
+
+    Examples
+    --------
+    >>> session = Session()
+    >>> session.add_class("pore").label
+    3
+    >>> job = session.prepare(image, strokes)  # doctest: +SKIP
+    """
+
+    classes_changed = Signal()
+    current_changed = Signal(int)
+    settings_changed = Signal()
+    model_changed = Signal()
+
+    def __init__(self) -> None:
+        self._classes = {label: default_class(label) for label in (1, 2)}
+        self._current = 1
+        self._untouched = True
+        self._wanted = Wanted(Settings(), "auto", None)
+        self._classifier: PixelClassifier | None = None
+        self._made: _Made | None = None
+        self._seen: _Seen | None = None
+        self._generation = 0
+
+    # Classes -------------------------------------------------------------------------------
+
+    @property
+    def classes(self) -> tuple[PixelClass, ...]:
+        """The classes by ascending label."""
+        return tuple(self._classes[label] for label in sorted(self._classes))
+
+    @property
+    def current(self) -> int:
+        """Label of the class that is painted with."""
+        return self._current
+
+    def pick(self, label: int) -> None:
+        """Paint with a class from now on; a label that is no class changes nothing."""
+        if label in self._classes and label != self._current:
+            self._current = label
+            self.current_changed.emit(label)
+
+    def add_class(self, name: str | None = None) -> PixelClass:
+        """Add a class under the lowest free label, and pick it.
+
+        Raises
+        ------
+        StrokesError
+            If there is no label left.
+        """
+        label = next((k for k in range(1, MAX_LABEL + 1) if k not in self._classes), None)
+        if label is None:
+            raise StrokesError(f"There are {MAX_LABEL} classes already, and no room for more.")
+        added = default_class(label)
+        if name is not None:
+            added = added.model_copy(update={"name": name})
+        self._put([added])
+        self.pick(label)
+        return added
+
+    def rename(self, label: int, name: str) -> None:
+        """Name a class; an empty name leaves the old one."""
+        name = name.strip()
+        if name:
+            self._put([self._classes[label].model_copy(update={"name": name})])
+
+    def recolour(self, label: int, colour: Colour) -> None:
+        """Give a class another colour (red, green, blue, alpha in [0, 1])."""
+        checked = PixelClass(label=label, name=self._classes[label].name, colour=colour)
+        self._put([checked])
+
+    def remove_class(self, label: int, strokes: npt.ArrayLike | None = None) -> None:
+        """Remove a class that is not painted.
+
+        Parameters
+        ----------
+        label
+            Of the class.
+        strokes
+            What is painted.
+
+        Raises
+        ------
+        StrokesError
+            If the class is painted, or the last one.
+        """
+        name = self._classes[label].name
+        if len(self._classes) == 1:
+            raise StrokesError(f"'{name}' is the last class: add another before removing it.")
+        if strokes is not None and (np.asarray(strokes) == label).any():
+            raise StrokesError(f"'{name}' is painted: erase its strokes before removing it.")
+        del self._classes[label]
+        self._untouched = False
+        # A listener that looks at the current class finds one that exists.
+        gone = self._current == label
+        if gone:
+            self._current = self.classes[0].label
+        self.classes_changed.emit()
+        if gone:
+            self.current_changed.emit(self._current)
+
+    def adopt(self, classes: Iterable[PixelClass]) -> None:
+        """Take classes over, for instance from a layer: theirs win where labels agree.
+
+        They replace the classes of a new session altogether.
+        """
+        classes = tuple(classes)
+        if not classes:
+            return
+        if self._untouched:
+            self._replace(classes)
+        else:
+            self._put(classes)
+
+    def _put(self, classes: Iterable[PixelClass]) -> None:
+        new = self._classes | {c.label: c for c in classes}
+        if new != self._classes:
+            self._classes = new
+            self._untouched = False
+            self.classes_changed.emit()
+
+    def _replace(self, classes: Iterable[PixelClass]) -> None:
+        self._classes = {c.label: c for c in classes}
+        self._untouched = False
+        gone = self._current not in self._classes
+        if gone:
+            self._current = min(self._classes)
+        self.classes_changed.emit()
+        if gone:
+            self.current_changed.emit(self._current)
+
+    # Settings ------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """What features are computed; a loaded model brings its own."""
+        return self._wanted.settings
+
+    @property
+    def device(self) -> str:
+        """Where features are computed."""
+        return self._wanted.device
+
+    @property
+    def weights(self) -> str | None:
+        """A checkpoint of the user's own, or None for a model of the registry."""
+        return self._wanted.weights
+
+    def configure(self, *, device: str | None = None, **changes: Any) -> None:
+        """Change settings.
+
+        Parameters
+        ----------
+        device
+            Where features are computed from now on.
+        **changes
+            Fields of :class:`Settings`.
+
+        Raises
+        ------
+        HRDv2Error
+            If a value is out of range; nothing is changed then.
+        """
+        settings = self.settings
+        if changes.get("model", settings.model) != settings.model:
+            changes = {"weights_sha256": None, "patch": None} | changes
+            if settings.stride == settings.patch:
+                changes = {"stride": None} | changes
+        self._want(
+            self._wanted._replace(
+                settings=make_settings(settings, **changes), device=device or self.device
+            )
+        )
+
+    def use_weights(self, path: str | PathLike[str] | None) -> None:
+        """Use a checkpoint of the user's own, or None for a model of the registry."""
+        weights = None if path is None else str(path)
+        if weights == self.weights:
+            return
+        settings = self.settings
+        keep = settings.stride if settings.stride != settings.patch else None
+        changes: dict[str, Any] = dict.fromkeys(_OF_THE_WEIGHTS) | {"model": "auto", "stride": keep}
+        self._want(
+            self._wanted._replace(settings=make_settings(settings, **changes), weights=weights)
+        )
+
+    def _want(self, wanted: Wanted) -> None:
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self.settings_changed.emit()
+
+    @property
+    def weights_in_use(self) -> str | None:
+        """Name of the weights that made the last features, None before there are any."""
+        return None if self._made is None else self._made.extractor.weights.name
+
+    # Work ----------------------------------------------------------------------------------
+
+    @property
+    def classifier(self) -> PixelClassifier | None:
+        """The classifier trained or loaded last."""
+        return self._classifier
+
+    def prepare(self, image: Any, strokes: npt.NDArray[Any] | None = None) -> Job:
+        """Job that segments an image; results of earlier jobs are dropped from now on.
+
+        Where strokes are painted the job trains on them, else it applies the classifier at
+        hand.
+
+        Parameters
+        ----------
+        image
+            (h, w) or (h, w, 3 or 4): an array, or what :func:`numpy.asarray` makes one of.
+        strokes
+            (h, w) of labels, 0 where not painted. They must not change while the job runs.
+        """
+        self._generation += 1
+        return Job(
+            generation=self._generation,
+            image=image,
+            strokes=strokes,
+            classes=self.classes,
+            wanted=self._wanted,
+            classifier=self._classifier,
+            made=self._made,
+            seen=self._seen,
+        )
+
+    def drop(self) -> None:
+        """Have no use for the results of jobs made so far."""
+        self._generation += 1
+
+    def accept(self, result: Result) -> bool:
+        """Take over what a job found.
+
+        Returns
+        -------
+        bool
+            False, and nothing changed, if the result is of an earlier generation.
+        """
+        if result.generation != self._generation:
+            return False
+        self._made, self._seen = result.made, result.seen
+        # Painted labels that no class had; names given while the job ran stay.
+        painted = result.classifier.pixel_classes_
+        self._put(c for c in painted if c.label not in self._classes)
+        if result.classifier is not self._classifier:
+            self._classifier = result.classifier
+            self.model_changed.emit()
+        return True
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the classifier with the classes' present names and colours.
+
+        Parameters
+        ----------
+        path
+            Of the file; gets its ending where it has none.
+
+        Returns
+        -------
+        Path
+            Of the file written.
+
+        Raises
+        ------
+        ModelError
+            If there is no classifier yet, or the file cannot be written.
+        """
+        if self._classifier is None:
+            raise ModelError("There is no model to save yet: press Segment first.")
+        path = Path(path)
+        if path.suffix != MODEL_SUFFIX:
+            path = path.with_name(path.name + MODEL_SUFFIX)
+        self._classifier.pixel_classes_ = tuple(
+            self._classes.get(c.label, c) for c in self._classifier.pixel_classes_
+        )
+        try:
+            self._classifier.save(path)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be written: {error.strerror or error}") from None
+        return path
+
+    def load(self, path: str | PathLike[str]) -> None:
+        """Read a classifier; its classes and settings become the session's.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be read; nothing is changed then.
+        """
+        classifier = PixelClassifier.load(path)
+        self.drop()
+        self._classifier = classifier
+        own = classifier.settings_.model.startswith("custom:")
+        self._want(
+            self._wanted._replace(
+                settings=classifier.settings_, weights=self.weights if own else None
+            )
+        )
+        self._replace(classifier.pixel_classes_)
+        self.model_changed.emit()

@@ -1,0 +1,152 @@
+"""Settings that most people leave as they are."""
+
+from __future__ import annotations
+
+import torch
+from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QSpinBox,
+    QWidget,
+)
+
+from .._session import Session
+from ..core.errors import HRDv2Error
+from ..core.settings import Settings
+from ..core.weights import REGISTRY
+
+_AUTOMATIC = "auto"
+
+
+class AdvancedSettings(QWidget):
+    """Backbone, passes, stride and device of a session.
+
+    Parameters
+    ----------
+    session
+        Whose settings are shown and changed.
+    parent
+        As for every Qt widget.
+
+    Attributes
+    ----------
+    failed
+        A value was refused, with the reason.
+
+    Examples
+    --------
+    >>> advanced = AdvancedSettings(Session())  # doctest: +SKIP
+    """
+
+    failed = Signal(object)
+
+    def __init__(self, session: Session, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._session = session
+        fields = Settings.model_fields
+        self.model = QComboBox()
+        self.model.addItem("best at hand", _AUTOMATIC)
+        for entry in REGISTRY.values():
+            self.model.addItem(entry.name, entry.name)
+            self.model.setItemData(
+                self.model.count() - 1,
+                f"{entry.description}, {entry.megabytes} MB",
+                Qt.ItemDataRole.ToolTipRole,
+            )
+        self.model.setToolTip(
+            "The pretrained vision transformer. Larger ones are slower and may be better; "
+            "they are downloaded when used the first time."
+        )
+        self.weights = QLineEdit()
+        self.weights.setReadOnly(True)
+        self.weights.setPlaceholderText("downloaded")
+        self.weights.setToolTip("A checkpoint of your own instead of a download")
+        self.browse = QPushButton("…")
+        self.browse.setToolTip("Choose a checkpoint; cancel to go back to downloaded ones")
+        self.passes = QSpinBox()
+        self.passes.setRange(1, 1024)
+        self.passes.setToolTip(str(fields["passes"].description))
+        self.stride = QSpinBox()
+        self.stride.setRange(0, 64)
+        self.stride.setSpecialValueText("patch size")
+        self.stride.setSuffix(" px")
+        self.stride.setToolTip(
+            "Distance of neighbouring tokens. Smaller is sharper; time grows with the square of "
+            "1 / stride, or faster."
+        )
+        self.device = QComboBox()
+        self.device.addItem("fastest", _AUTOMATIC)
+        self.device.addItem("CPU", "cpu")
+        if torch.cuda.is_available():
+            self.device.addItem("GPU (CUDA)", "cuda")
+        if torch.backends.mps.is_available():
+            self.device.addItem("GPU (Apple)", "mps")
+        self.device.setToolTip("Where the backbone runs")
+
+        file_row = QHBoxLayout()
+        file_row.setContentsMargins(0, 0, 0, 0)
+        file_row.addWidget(self.weights)
+        file_row.addWidget(self.browse)
+        layout = QFormLayout(self)
+        layout.setContentsMargins(0, 4, 0, 0)
+        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        layout.addRow("Model", self.model)
+        layout.addRow("Weights", file_row)
+        layout.addRow("Passes", self.passes)
+        layout.addRow("Stride", self.stride)
+        layout.addRow("Device", self.device)
+        for box in (self.model, self.device):
+            box.setSizeAdjustPolicy(
+                QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+            )
+            box.setMinimumContentsLength(10)
+            box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.browse.setFixedWidth(36)
+
+        self.refresh()
+        self.model.activated.connect(self._apply)
+        self.device.activated.connect(self._apply)
+        self.passes.valueChanged.connect(self._apply)
+        self.stride.valueChanged.connect(self._apply)
+        self.browse.clicked.connect(self._browse)
+
+    def refresh(self) -> None:
+        """Show the session as it is now."""
+        settings = self._session.settings
+        blockers = [QSignalBlocker(box) for box in (self.passes, self.stride)]
+        index = self.model.findData(settings.model)
+        if index < 0:
+            self.model.addItem(settings.model, settings.model)
+            index = self.model.count() - 1
+        self.model.setCurrentIndex(index)
+        self.model.setEnabled(self._session.weights is None)
+        self.weights.setText(self._session.weights or "")
+        self.passes.setValue(settings.passes)
+        self.stride.setValue(settings.stride or 0)
+        self.device.setCurrentIndex(max(0, self.device.findData(self._session.device)))
+        for blocker in blockers:
+            blocker.unblock()
+
+    def _apply(self) -> None:
+        try:
+            self._session.configure(
+                model=self.model.currentData(),
+                passes=self.passes.value(),
+                stride=self.stride.value() or None,
+                device=self.device.currentData(),
+            )
+        except HRDv2Error as error:
+            self.refresh()
+            self.failed.emit(error)
+
+    def _browse(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(
+            self, "Weights of the backbone", "", "Checkpoints (*.safetensors *.pth *.pt *.whl)"
+        )
+        self._session.use_weights(path or None)

@@ -1,0 +1,720 @@
+"""The window's main panel: paint a few strokes, press Segment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, suppress
+from functools import partial
+from os import PathLike
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import napari.viewer
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image, Labels, Layer
+from napari.qt.threading import create_worker
+from napari.utils import DirectLabelColormap
+from napari.utils.notifications import show_error
+from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtGui import QCloseEvent, QHideEvent, QShowEvent
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFormLayout,
+    QGroupBox,
+    QHBoxLayout,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from .._session import MODEL_SUFFIX, Job, Progress, Result, Session
+from ..core.classifier import MAX_LABEL, PixelClass, default_class
+from ..core.errors import HRDv2Error, ImageError, StrokesError
+from .advanced import AdvancedSettings
+from .classes import KEYS, ClassesList
+from .layers import LayerCombo
+
+_MARK = "napari-hrdv2"
+_FEATURES = {"index", "name"}
+# A segmentation of thousands of objects chosen as strokes has no classes in its colours.
+_MAX_ADOPTED = 100
+_WAIT_ON_CLOSE_S = 3.0
+# Signals of a worker, and what hears them.
+_SLOTS = {
+    "yielded": "_on_progress",
+    "returned": "_on_outcome",
+    "errored": "_on_unexpected",
+    "finished": "_on_finished",
+}
+_FILTER = f"Models (*{MODEL_SUFFIX})"
+
+
+class SegmentWidget(QWidget):
+    """Paint strokes of some classes on an image, get the whole image segmented.
+
+    Parameters
+    ----------
+    viewer
+        Whose layers are used.
+    parent
+        As for every Qt widget.
+
+    Attributes
+    ----------
+    session
+        The state that the panel shows.
+
+    Examples
+    --------
+    >>> widget = SegmentWidget(viewer)  # doctest: +SKIP
+    >>> widget.make_strokes()  # doctest: +SKIP
+    """
+
+    # None until built: Qt sends events before that.
+    _is_open: bool | None = None
+
+    # The annotation by which napari knows what to pass.
+    def __init__(self, viewer: napari.viewer.Viewer, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._viewer: Any = viewer
+        self.session = Session()
+        self._job: Job | None = None
+        self._worker: Any = None
+        self._target: Image | None = None
+        self._segmentations: WeakKeyDictionary[Image, Labels] = WeakKeyDictionary()
+        self._ties, self._strokes_ties, self._key_ties = ExitStack(), ExitStack(), ExitStack()
+        self._build()
+        self._open()
+        # When the window goes, this object's own methods can no longer be called.
+        for ties in (self._key_ties, self._strokes_ties, self._ties):
+            self.destroyed.connect(ties.close)
+
+    # The panel ---------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self.image_combo = LayerCombo(
+            self._viewer, lambda layer: isinstance(layer, Image), "no image is open", eager=True
+        )
+        self.image_combo.setToolTip("The image to segment: 2-D, grey or RGB")
+        self.strokes_combo = LayerCombo(self._viewer, _may_be_strokes, "none yet: press New")
+        self.strokes_combo.setToolTip("The labels layer that you paint on")
+        self.new_button = QPushButton("New")
+        self.new_button.setToolTip("Make an empty layer for strokes over the image, and paint")
+        strokes_row = QHBoxLayout()
+        strokes_row.addWidget(self.strokes_combo)
+        strokes_row.addWidget(self.new_button)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Image", self.image_combo)
+        form.addRow("Strokes", strokes_row)
+
+        self.classes = ClassesList(self.session)
+        classes_box = QGroupBox("Classes")
+        classes_layout = QVBoxLayout(classes_box)
+        classes_layout.addWidget(self.classes)
+
+        self.segment_button = QPushButton("Segment")
+        self.segment_button.setToolTip(
+            "Learn from the strokes and segment the whole image. The features of an image are "
+            "computed once; after further strokes this takes a moment."
+        )
+        self.segment_button.setMinimumHeight(32)
+        font = self.segment_button.font()
+        font.setBold(True)
+        self.segment_button.setFont(font)
+        self.progress = QProgressBar()
+        self.progress.setTextVisible(True)
+        self.cancel_button = QPushButton("Cancel")
+        self.cancel_button.setToolTip("Stop after the pass that is running")
+        self._progress_row = QWidget()
+        progress_layout = QHBoxLayout(self._progress_row)
+        progress_layout.setContentsMargins(0, 0, 0, 0)
+        progress_layout.addWidget(self.progress, 1)
+        progress_layout.addWidget(self.cancel_button)
+
+        self.status = QLabel()
+        self.status.setWordWrap(True)
+        self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.weights_label = QLabel()
+        self.weights_label.setWordWrap(True)
+
+        self.save_button = QPushButton("Save model…")
+        self.save_button.setToolTip("Keep what was learnt, for other images and the command line")
+        self.load_button = QPushButton("Load model…")
+        self.load_button.setToolTip(
+            "Use a model saved earlier: Segment applies it to images without strokes"
+        )
+        model_row = QHBoxLayout()
+        model_row.addWidget(self.save_button)
+        model_row.addWidget(self.load_button)
+
+        self.advanced = AdvancedSettings(self.session)
+        collapsible = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
+        collapsible.setDuration(0)
+        collapsible.addWidget(self.advanced)
+        self.collapsible = collapsible
+
+        layout = QVBoxLayout(self)
+        layout.addLayout(form)
+        layout.addWidget(classes_box)
+        layout.addWidget(self.segment_button)
+        layout.addWidget(self._progress_row)
+        layout.addWidget(self.status)
+        layout.addLayout(model_row)
+        layout.addWidget(collapsible)
+        layout.addWidget(self.weights_label)
+        layout.addStretch(1)
+
+        self.image_combo.layer_changed.connect(self._on_image_changed)
+        self.strokes_combo.layer_changed.connect(self._on_strokes_changed)
+        self.new_button.clicked.connect(self._on_new)
+        self.segment_button.clicked.connect(self._on_segment)
+        self.cancel_button.clicked.connect(self.cancel)
+        self.save_button.clicked.connect(self._ask_where_to_save)
+        self.load_button.clicked.connect(self._ask_what_to_load)
+        self.classes.remove_button.clicked.connect(self._on_remove)
+        self.advanced.failed.connect(self._report)
+
+    def sizeHint(self) -> QSize:  # noqa: N802, Qt's name
+        """Wide enough for the names of layers and classes."""
+        return super().sizeHint().expandedTo(QSize(300, 0))
+
+    # Opening and closing -----------------------------------------------------------------------
+
+    def _open(self) -> None:
+        if self._is_open:
+            return
+        self._is_open = True
+        session = self.session
+        for signal, slot in (
+            (session.classes_changed, self._on_classes_changed),
+            (session.current_changed, self._on_current_changed),
+            (session.settings_changed, self.advanced.refresh),
+            (session.model_changed, self._update_buttons),
+        ):
+            signal.connect(slot)
+            self._ties.callback(_disconnect, signal, slot)
+        self.image_combo.follow(self._ties)
+        self.strokes_combo.follow(self._ties)
+        inserted = self._viewer.layers.events.inserted
+        inserted.connect(self._on_layer_inserted)
+        self._ties.callback(inserted.disconnect, self._on_layer_inserted)
+        self._ties.callback(self._abandon)
+        self._on_image_changed(self.image_combo.layer())
+        self._on_strokes_changed(self.strokes_combo.layer())
+
+    def _close(self) -> None:
+        """Let go of the viewer; :meth:`_open` undoes it."""
+        self._is_open = False
+        self._unbind_keys()
+        self._strokes_ties.close()
+        self._ties.close()
+
+    def _abandon(self) -> None:
+        """End the work, and wait for it as long as nobody notices."""
+        worker = self._worker
+        if worker is None:
+            return
+        self.session.drop()
+        assert self._job is not None
+        self._job.cancel()
+        worker.quit()
+        for name, slot in _SLOTS.items():
+            with suppress(TypeError, RuntimeError):  # what is being destroyed is disconnected
+                getattr(worker, name).disconnect(getattr(self, slot))
+        self._worker = self._job = self._target = None
+        end = time.monotonic() + _WAIT_ON_CLOSE_S
+        while worker.is_running and time.monotonic() < end:
+            time.sleep(0.01)
+        with suppress(RuntimeError):  # the buttons may be gone by now
+            self._update_buttons()
+
+    def event(self, event: QEvent | None) -> bool:
+        """Napari takes a closed panel out of its dock without telling it otherwise."""
+        built = self._is_open is not None
+        if built and event is not None and event.type() == QEvent.Type.ParentChange:
+            if self.parent() is None:
+                self._close()
+            else:
+                self._open()
+        return bool(super().event(event))
+
+    def closeEvent(self, event: QCloseEvent | None) -> None:  # noqa: N802, Qt's name
+        """End the work when closed."""
+        self._close()
+        super().closeEvent(event)
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802, Qt's name
+        """The number keys are ours while the panel is seen."""
+        super().showEvent(event)
+        self._bind_keys()
+
+    def hideEvent(self, event: QHideEvent | None) -> None:  # noqa: N802, Qt's name
+        """Give the number keys back."""
+        self._unbind_keys()
+        super().hideEvent(event)
+
+    def _bind_keys(self) -> None:
+        self._unbind_keys()
+        # A layer's own keys go before its viewer's, and labels layers use numbers for tools.
+        targets = [self._viewer, self.strokes_combo.layer()]
+        for target in (one for one in targets if one is not None):
+            for key in KEYS:
+                old = target.bind_key(str(key), partial(self._on_key, key), overwrite=True)
+                self._key_ties.callback(target.bind_key, str(key), old, overwrite=True)
+
+    def _unbind_keys(self) -> None:
+        self._key_ties.close()
+
+    def _on_key(self, label: int, target: object = None) -> None:
+        self.session.pick(label)
+
+    # Layers ------------------------------------------------------------------------------------
+
+    def _on_layer_inserted(self, event: object = None) -> None:
+        self._suggest_strokes()
+
+    def _suggest_strokes(self) -> None:
+        """Choose the layer that carries the name of the image's strokes."""
+        image = self.image_combo.layer()
+        if image is None or self.strokes_combo.layer() is not None:
+            return
+        for layer in self._viewer.layers:
+            if _may_be_strokes(layer) and layer.name == _strokes_name(image):
+                self.strokes_combo.choose(layer)
+
+    def _on_image_changed(self, image: Layer | None) -> None:
+        strokes = self.strokes_combo.layer()
+        if image is not None and strokes is not None and strokes.name != _strokes_name(image):
+            # Strokes of an image before; those that fit are kept, somebody may have chosen them.
+            fits = tuple(strokes.data.shape) == tuple(np.shape(image.data)[:2])
+            others = {_strokes_name(one) for one in self._viewer.layers if one is not image}
+            if not fits or strokes.name in others:
+                self.strokes_combo.choose(None)
+        self._suggest_strokes()
+        self._advise()
+        self._update_buttons()
+
+    def _on_strokes_changed(self, strokes: Labels | None) -> None:
+        self._strokes_ties.close()
+        if strokes is not None:
+            self.session.adopt(_classes_of(strokes))
+            self._dress(strokes)
+            strokes.selected_label = self.session.current
+            for event, slot in (
+                (strokes.events.selected_label, self._on_label_selected),
+                (strokes.events.paint, self._on_painted),
+            ):
+                event.connect(slot)
+                self._strokes_ties.callback(event.disconnect, slot)
+        if self.isVisible():
+            self._bind_keys()
+        self._advise()
+        self._update_buttons()
+
+    def make_strokes(self) -> Labels:
+        """Add an empty strokes layer over the image, and paint on it.
+
+        Raises
+        ------
+        HRDv2Error
+            If no image is chosen, or none that can be segmented.
+        """
+        image = self._image()
+        shape = pixels_of(image).shape[:2]
+        largest = max(c.label for c in self.session.classes)
+        dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
+        strokes = Labels(
+            np.zeros(shape, dtype), name=_strokes_name(image), opacity=0.8, **_place(image)
+        )
+        self._dress(strokes)
+        self._viewer.add_layer(strokes)
+        strokes.brush_size = int(np.clip(round(min(shape) / 100), 3, 40))
+        self.strokes_combo.choose(strokes)
+        self._paint_on(strokes)
+        return strokes
+
+    def _paint_on(self, strokes: Labels) -> None:
+        self._viewer.layers.selection.active = strokes
+        strokes.selected_label = self.session.current
+        strokes.mode = "paint"
+
+    def _on_label_selected(self, event: object = None) -> None:
+        strokes = self.strokes_combo.layer()
+        if strokes is not None:
+            self.session.pick(int(strokes.selected_label))
+
+    def _on_painted(self, event: object = None) -> None:
+        """Paint of a label that no class has makes one, so that it can be seen."""
+        strokes = self.strokes_combo.layer()
+        if strokes is None or strokes.mode == "erase":
+            return
+        label = int(strokes.selected_label)
+        known = {c.label for c in self.session.classes}
+        if label not in known and 1 <= label <= MAX_LABEL:
+            self.session.adopt([*self.session.classes, default_class(label)])
+            self.session.pick(label)
+
+    def _on_classes_changed(self) -> None:
+        self.classes.refresh()
+        for layer in (self.strokes_combo.layer(), *self._segmentations.values()):
+            if layer is not None:
+                self._dress(layer)
+
+    def _on_current_changed(self, label: int) -> None:
+        self.classes.refresh()
+        strokes = self.strokes_combo.layer()
+        if strokes is not None and strokes.selected_label != label:
+            strokes.selected_label = label
+
+    def _dress(self, layer: Labels) -> None:
+        """Give a labels layer the classes' colours, and names for the status bar."""
+        classes = self.session.classes
+        clear = (0.0, 0.0, 0.0, 0.0)
+        colours: dict[int | None, Any] = {None: clear, 0: clear}
+        colours |= {c.label: c.colour for c in classes}
+        layer.colormap = DirectLabelColormap(color_dict=colours)
+        # A table of somebody else's stays.
+        if set(layer.features) <= _FEATURES:
+            layer.features = {
+                "index": [0, *(c.label for c in classes)],
+                "name": ["", *(c.name for c in classes)],
+            }
+
+    def remove_class(self) -> None:
+        """Remove the class that is painted with.
+
+        Raises
+        ------
+        StrokesError
+            If it is painted, or the last one.
+        """
+        strokes = self.strokes_combo.layer()
+        self.session.remove_class(self.session.current, None if strokes is None else strokes.data)
+
+    def _image(self) -> Image:
+        image = self.image_combo.layer()
+        if image is None:
+            raise ImageError("No image is open: open one, or take File > Open Sample > HR-Dv2.")
+        return image
+
+    # Work --------------------------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a segmentation is being computed."""
+        return self._worker is not None
+
+    def segment(self) -> None:
+        """Start to segment the image in another thread.
+
+        Raises
+        ------
+        HRDv2Error
+            If no image is chosen, or image or strokes layer cannot be used.
+        """
+        if self.is_busy:
+            return
+        image = self._image()
+        strokes = self.strokes_combo.layer()
+        job = self.session.prepare(pixels_of(image), None if strokes is None else _drawn(strokes))
+        worker = create_worker(_outcome, job)
+        self._job, self._worker, self._target = job, worker, image
+        for name, slot in _SLOTS.items():
+            getattr(worker, name).connect(getattr(self, slot))
+        self._on_progress(Progress(0, 0, "Starting"))
+        self.status.setText("Working: you can go on painting.")
+        self._update_buttons()
+        worker.start()
+
+    def cancel(self) -> None:
+        """Stop the work after the pass that is running."""
+        if self._job is None:
+            return
+        self.session.drop()
+        self._job.cancel()
+        self._worker.quit()
+        self.cancel_button.setEnabled(False)
+        self.progress.setFormat("Cancelling…")
+        self.status.setText("Cancelled. Press Segment to start again.")
+
+    def _on_progress(self, progress: Progress) -> None:
+        if self._job is None or self._job.is_cancelled:
+            return
+        # Nought of nought is Qt's way to show that it does not know how long.
+        self.progress.setRange(0, progress.total)
+        self.progress.setValue(progress.done)
+        self.progress.setFormat(progress.text)
+        self.progress.setToolTip(progress.text)
+
+    def _on_outcome(self, outcome: Result | HRDv2Error) -> None:
+        if self._job is None:
+            return
+        if isinstance(outcome, HRDv2Error):
+            self._report(outcome)
+        elif self.session.accept(outcome):
+            self._show(outcome)
+
+    def _on_unexpected(self, error: Exception) -> None:
+        """Napari shows the error itself."""
+        if self._job is not None:
+            self.status.setText("Something went wrong; nothing was changed.")
+
+    def _on_finished(self) -> None:
+        if self._worker is not None and not self._worker.is_running:
+            self._worker = self._job = self._target = None
+            self._update_buttons()
+
+    def _show(self, result: Result) -> None:
+        """Write the segmentation into its own layer, leaving everything else as it is."""
+        image = self._target
+        if image is None or image not in self._viewer.layers:
+            self.status.setText("The image was removed meanwhile: there is nothing to show.")
+            return
+        if tuple(np.shape(image.data)[:2]) != result.labels.shape:
+            self.status.setText("The image was exchanged meanwhile: press Segment again.")
+            return
+        layer = self._segmentation_of(image)
+        if layer is None:
+            self._add_segmentation(image, result.labels)
+        else:
+            layer.data = result.labels
+            for name, value in _place(image).items():
+                setattr(layer, name, value)
+        self.status.setText(_summary(result))
+        self._update_buttons()
+
+    def _segmentation_of(self, image: Image) -> Labels | None:
+        layer = self._segmentations.get(image)
+        if layer in self._viewer.layers:
+            return layer
+        # One that the panel made before it was closed and opened again.
+        for layer in self._viewer.layers:
+            if (
+                isinstance(layer, Labels)
+                and layer.metadata.get(_MARK) == "segmentation"
+                and layer.name == _segmentation_name(image)
+                and layer not in self._segmentations.values()
+            ):
+                self._segmentations[image] = layer
+                self._dress(layer)
+                return layer
+        return None
+
+    def _add_segmentation(self, image: Image, labels: npt.NDArray[np.uint16]) -> None:
+        layers = self._viewer.layers
+        segmentation = Labels(
+            labels,
+            name=_segmentation_name(image),
+            opacity=0.5,
+            metadata={_MARK: "segmentation"},
+            **_place(image),
+        )
+        self._dress(segmentation)
+        strokes, active = self.strokes_combo.layer(), layers.selection.active
+        self._segmentations[image] = segmentation
+        above = layers.index(strokes) if strokes in layers else len(layers)
+        # Over the image in any case, or it could not be seen.
+        layers.insert(max(above, layers.index(image) + 1), segmentation)
+        if strokes is not None and active == strokes:
+            mode = strokes.mode
+            layers.selection.active = strokes
+            strokes.mode = mode
+        else:
+            layers.selection.active = active
+
+    # Models ------------------------------------------------------------------------------------
+
+    def save_model(self, path: str | PathLike[str]) -> None:
+        """Write what was learnt to a file.
+
+        Raises
+        ------
+        ModelError
+            If there is nothing to save, or the file cannot be written.
+        """
+        written = self.session.save(path)
+        self.status.setText(f"Saved {written.name}.")
+
+    def load_model(self, path: str | PathLike[str]) -> None:
+        """Use a saved model from now on.
+
+        Raises
+        ------
+        ModelError
+            If it cannot be read.
+        """
+        self.cancel()
+        self.session.load(path)
+        names = ", ".join(c.name for c in self.session.classes)
+        self.status.setText(
+            f"Loaded a model of {names}. Press Segment to apply it to an image without strokes; "
+            "paint strokes to train anew."
+        )
+
+    def _ask_where_to_save(self) -> None:
+        path, _ = QFileDialog.getSaveFileName(self, "Save model", f"model{MODEL_SUFFIX}", _FILTER)
+        if path:
+            self._try(partial(self.save_model, path))
+
+    def _ask_what_to_load(self) -> None:
+        path, _ = QFileDialog.getOpenFileName(self, "Load model", "", _FILTER)
+        if path:
+            self._try(partial(self.load_model, path))
+
+    # What the panel says -----------------------------------------------------------------------
+
+    # Slots are methods: Qt keeps closures, and with them the panel, alive for ever.
+
+    def _on_new(self) -> None:
+        self._try(self.make_strokes)
+
+    def _on_segment(self) -> None:
+        self._try(self.segment)
+
+    def _on_remove(self) -> None:
+        self._try(self.remove_class)
+
+    def _try(self, action: Callable[[], object]) -> None:
+        """Act; errors that the user can mend are told in a notification."""
+        try:
+            action()
+        except HRDv2Error as error:
+            self._report(error)
+
+    def _report(self, error: HRDv2Error) -> None:
+        text = _sentence(str(error))
+        self.status.setText(text)
+        show_error(text)
+
+    def _advise(self) -> None:
+        """Say what to do next."""
+        if self.is_busy:
+            return
+        if self.image_combo.layer() is None:
+            text = "Open an image, or take the sample: File > Open Sample > HR-Dv2."
+        elif self.strokes_combo.layer() is None:
+            text = "Press New, then paint a stroke or two of each class."
+            if self.session.classifier is not None:
+                text = "Press Segment to apply the model to this image, or press New and paint."
+        else:
+            text = "Paint a stroke or two of each class, then press Segment."
+        self.status.setText(text)
+
+    def _update_buttons(self) -> None:
+        busy = self.is_busy
+        ready = self.image_combo.layer() is not None
+        self.new_button.setEnabled(ready)
+        self.segment_button.setEnabled(ready and not busy)
+        self.segment_button.setVisible(not busy)
+        self._progress_row.setVisible(busy)
+        self.cancel_button.setEnabled(busy)
+        self.save_button.setEnabled(self.session.classifier is not None and not busy)
+        self.load_button.setEnabled(not busy)
+        self.advanced.setEnabled(not busy)
+        weights = self.session.weights_in_use
+        self.weights_label.setText("" if weights is None else f"Weights in use: {weights}")
+        self.weights_label.setVisible(weights is not None)
+
+
+def _outcome(job: Job) -> Generator[Progress, None, Result | HRDv2Error]:
+    """Run a job; an error that the user can mend is an outcome, others go napari's way."""
+    try:
+        return (yield from job.run())
+    except HRDv2Error as error:
+        return error
+
+
+def pixels_of(layer: Image) -> Any:
+    """The array of an image layer that can be segmented.
+
+    Raises
+    ------
+    ImageError
+        If it is no flat image of one resolution.
+    """
+    if layer.multiscale:
+        raise ImageError(
+            f"'{layer.name}' has several resolutions: add one of them as an image of its own."
+        )
+    if not layer.rgb and layer.data.ndim != 2:
+        raise ImageError(
+            f"'{layer.name}' has {layer.data.ndim} dimensions: only 2-D grey and RGB images can be "
+            "segmented. Duplicate one plane of it as a 2-D image."
+        )
+    if layer.rgb and layer.data.ndim != 3:
+        raise ImageError(
+            f"'{layer.name}' is a stack of RGB images: only a single one can be segmented."
+        )
+    return layer.data
+
+
+def _drawn(layer: Labels) -> npt.NDArray[Any]:
+    """A copy of what is painted, which further strokes do not change."""
+    if layer.multiscale:
+        raise StrokesError(f"'{layer.name}' has several resolutions: press New for a layer to use.")
+    return np.array(layer.data)
+
+
+def _place(image: Image) -> dict[str, Any]:
+    """Where an image lies, in terms that put a labels layer onto it."""
+    names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+    return {name: getattr(image, name) for name in names}
+
+
+def _may_be_strokes(layer: Layer) -> bool:
+    return isinstance(layer, Labels) and _MARK not in layer.metadata
+
+
+def _strokes_name(image: Layer) -> str:
+    return f"{image.name} strokes"
+
+
+def _segmentation_name(image: Layer) -> str:
+    return f"{image.name} segmentation"
+
+
+def _classes_of(layer: Labels) -> list[PixelClass]:
+    """Classes that a layer's colours and names tell of."""
+    if not isinstance(layer.colormap, DirectLabelColormap):
+        return []
+    colours = layer.colormap.color_dict
+    features = layer.features
+    names = (
+        dict(zip(features["index"], features["name"], strict=True))
+        if (set(features) >= _FEATURES)
+        else {}
+    )
+    labels = sorted(k for k in colours if k is not None and 1 <= k <= MAX_LABEL)
+    return [
+        PixelClass(
+            label=int(k),
+            name=str(names.get(k) or default_class(int(k)).name),
+            colour=tuple(float(v) for v in colours[k]),
+        )
+        for k in labels[:_MAX_ADOPTED]
+    ]
+
+
+def _summary(result: Result) -> str:
+    """What happened and what to do next."""
+    share = f"in {result.seconds:.1f} s"
+    if not result.trained:
+        names = ", ".join(c.name for c in result.classifier.pixel_classes_)
+        return f"Applied the model ({names}) {share}. Paint strokes to train anew."
+    what = "Segmented" if result.extracted else "Trained again and segmented"
+    return f"{what} {share}. Where it is wrong, paint a stroke and press Segment again."
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _disconnect(signal: Any, slot: Callable[..., object]) -> None:
+    signal.disconnect(slot, missing_ok=True)
