@@ -60,7 +60,13 @@ def make_sample() -> list[tuple[Any, dict[str, Any], str]]:
     """Layer data of the sample for napari's File > Open Sample."""
     colours: dict[int | None, Any] = {None: (0, 0, 0, 0)}
     colours |= {c.label: c.colour for c in CLASSES}
+    # Where the panel and napari's status bar look for the classes' names.
+    features = {
+        "index": [0, *(c.label for c in CLASSES)],
+        "name": ["not painted", *(c.name for c in CLASSES)],
+    }
+    strokes = {"name": "glands strokes", "colormap": colours, "features": features}
     return [
         (sample_image(), {"name": "glands", "rgb": True}, "image"),
-        (sample_strokes(), {"name": "glands strokes", "colormap": colours}, "labels"),
+        (sample_strokes(), strokes, "labels"),
     ]

