@@ -162,6 +162,7 @@ class VisionTransformer(nn.Module):
         for name in ("register_tokens", "dist_token"):
             parameter = nn.Parameter(torch.empty_like(state[name])) if name in state else None
             self.register_parameter(name, parameter)
+        self._check_tokens()
         gated = "blocks.0.mlp.w12.weight" in state
         narrow = state["blocks.0.mlp.w3.weight" if gated else "blocks.0.mlp.fc2.weight"]
         depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
@@ -230,6 +231,32 @@ class VisionTransformer(nn.Module):
             ) from None
         return model.requires_grad_(False).eval()
 
+    def _prefix(self) -> list[Tensor]:
+        """Tokens before the patches' own."""
+        tokens = (self.cls_token, self.dist_token, self.register_tokens)
+        return [token for token in tokens if token is not None]
+
+    def _positions(self) -> tuple[int, int]:
+        """Side of the grid of positions, and how many positions the prefix has before it."""
+        count = self.pos_embed.shape[1]
+        side = math.isqrt(count)
+        return side, count - side**2
+
+    def _check_tokens(self) -> None:
+        """Refuse shapes that broadcasting would let pass."""
+        prefix = self._prefix()
+        shapes = [tuple(one.shape) for one in (*prefix, self.pos_embed)]
+        if all(len(shape) == 3 and shape[::2] == (1, self.dim) for shape in shapes):
+            counts = [one.shape[1] for one in prefix]
+            plain = len(counts) - (self.register_tokens is not None)
+            # timm has models whose prefix has no positions, and such whose registers have some.
+            if self._positions()[1] in (0, sum(counts[:plain]), sum(counts)):
+                return
+        raise ArchitectureError(
+            f"the transformer's class token, registers and positions, {shapes}, do not fit "
+            f"{self.dim} channels and a square grid"
+        )
+
     @property
     def depth(self) -> int:
         """Number of blocks."""
@@ -241,21 +268,13 @@ class VisionTransformer(nn.Module):
         x = F.conv2d(images, proj.weight, proj.bias, stride=stride)
         ny, nx = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)
-        prefix: list[Tensor] = [self.cls_token]
-        if self.dist_token is not None:
-            prefix.append(self.dist_token)
-        side = math.isqrt(self.pos_embed.shape[1])
-        own = self.pos_embed.shape[1] - side**2
+        side, own = self._positions()
         # On the CPU: not every device resamples, and so all of them agree.
         pos = self.pos_embed.float().cpu()
         x = x + self._resampled(pos[:, own:], side, ny, nx).to(x)
-        # timm's models with registers give their prefix no position.
-        start = torch.cat(prefix, 1)
-        start = start + pos[:, :own].to(start) if own else start
-        tokens = [start.expand(len(x), -1, -1)]
-        if self.register_tokens is not None:
-            tokens.append(self.register_tokens.expand(len(x), -1, -1))
-        return torch.cat([*tokens, x], 1), ny, nx
+        start = torch.cat(self._prefix(), 1)
+        start = start + F.pad(pos[:, :own], (0, 0, 0, start.shape[1] - own)).to(start)
+        return torch.cat([start.expand(len(x), -1, -1), x], 1), ny, nx
 
     def _resampled(self, pos: Tensor, side: int, ny: int, nx: int) -> Tensor:
         if (ny, nx) == (side, side):
