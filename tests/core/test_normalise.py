@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -172,6 +172,8 @@ def test_the_order_of_grey_levels_stays(image):
         elements={"allow_subnormal": True},
     )
 )
+@example(np.array([[0, 5e-324]]))
+@example(np.array([[0.0] * 200 + [1e-310] * 5 + [1e300]]))
 def test_any_floats_give_finite_values_from_0_to_1(image):
     """Without warnings too, which are errors in the tests."""
     if not np.isfinite(image).any():

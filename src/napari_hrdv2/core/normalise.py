@@ -70,6 +70,8 @@ def stretch(
     else:
         # Halves first: the span of the largest doubles is no double.
         span = high / 2 - low / 2
-        stretched = np.clip((values / 2 - low / 2) / span, 0, 1)
+        # Outliers may lie beyond all numbers when measured in tiny spans: black and white too.
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            stretched = np.clip((values / 2 - low / 2) / span, 0, 1)
     whole: npt.NDArray[np.float32] = np.nan_to_num(stretched, nan=0.5).astype(np.float32)
     return whole
