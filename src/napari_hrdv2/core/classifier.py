@@ -238,14 +238,16 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             estimator = RidgeClassifier(alpha=1 / self.C, class_weight=weights)
         estimator.fit(x, y)
-        coef, intercept = estimator.coef_, estimator.intercept_
+        # Of two classes, ridge has a vector.
+        coef, intercept = np.atleast_2d(estimator.coef_), estimator.intercept_
         if len(coef) == 1:
             # Two classes have one score; half to either side gives the same probabilities.
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.array([-1, 1]) * intercept / 2
         coef = coef / scaler.scale_
         self.classes_ = estimator.classes_.astype(int)
         self.intercept_ = (intercept - coef @ scaler.mean_).astype(np.float32)
-        self.coef_ = coef.astype(np.float32)
+        # In C order, which safetensors takes for granted.
+        self.coef_ = np.ascontiguousarray(coef, np.float32)
         self.n_features_in_ = coef.shape[1]
 
     def decision_function(self, tokens: Tokens) -> npt.NDArray[np.float32]:
