@@ -184,14 +184,13 @@ class FeatureExtractor:
         images = (images - mean) / std
         tokens: torch.Tensor = self._vit(images.to(self._device, self._dtype), stride)
         tokens = tokens.to("cpu", self._store)
-        if tokens.isfinite().all():
-            return tokens
-        if self._dtype == torch.float32:
+        if self._dtype != torch.float32 and not tokens.isfinite().all():
+            # Weights that overflow half precision once do so again.
+            self._dtype = torch.float32
+            tokens = self._vit(images.to(self._device), stride).to("cpu", self._store)
+        if not tokens.isfinite().all():
             raise WeightsError(f"the weights {self.weights.path} give tokens that are not finite")
-        # Weights that overflow half precision once do so again.
-        self._dtype = torch.float32
-        tokens = self._vit(images.to(self._device), stride)
-        return tokens.to("cpu", self._store)
+        return tokens
 
     def _make_room(self, images: int, tokens: int) -> int:
         """After running out of memory with so many images at once: how many to try next."""
