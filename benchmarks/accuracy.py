@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 from _data import Sample, folder, samples
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -139,21 +140,23 @@ def run(
 
 def table(scores: dict[str, dict[int, Score]], seeds: int) -> Table:
     """The scores to print."""
-    out = Table(title="mean IoU, tokens alone; seconds per image (fit: per model)")
-    for column in ("data", "passes", "mean IoU", "over seeds", "extraction", "fit", "prediction"):
-        out.add_column(column, justify="left" if column == "data" else "right")
+    title = "mean IoU, tokens alone; seconds per image, of the fit per model"
+    out = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
+    out.add_column("data", no_wrap=True)
+    for column in ("passes", "mean IoU", "seeds", "extract s", "fit s", "predict s"):
+        out.add_column(column, justify="right", no_wrap=True)
     for task, by_passes in scores.items():
         for passes, score in by_passes.items():
             per_seed = np.mean(np.reshape(score.iou, (-1, len(score.iou) // seeds or 1)), axis=1)
-            spread = f"{per_seed.min():.3f}-{per_seed.max():.3f}" if task == SUPERALLOY else ""
+            spread = f"{per_seed.min():.2f}-{per_seed.max():.2f}" if task == SUPERALLOY else ""
             out.add_row(
                 task,
                 str(passes),
                 f"{np.mean(score.iou):.4f}",
                 spread,
-                f"{np.mean(score.extraction_s):.2f} s",
-                f"{np.mean(score.fit_s):.2f} s",
-                f"{np.mean(score.prediction_s):.3f} s",
+                f"{np.mean(score.extraction_s):.2f}",
+                f"{np.mean(score.fit_s):.2f}",
+                f"{np.mean(score.prediction_s):.3f}",
                 end_section=passes == list(by_passes)[-1],
             )
     return out
