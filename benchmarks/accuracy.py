@@ -143,7 +143,7 @@ def table(scores: dict[str, dict[int, Score]], seeds: int) -> Table:
     title = "mean IoU, tokens alone; seconds per image, of the fit per model"
     out = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     out.add_column("data", no_wrap=True)
-    for column in ("passes", "mean IoU", "seeds", "extract s", "fit s", "predict s"):
+    for column in ("passes", "mean IoU", "seeds", "extract", "fit", "predict"):
         out.add_column(column, justify="right", no_wrap=True)
     for task, by_passes in scores.items():
         for passes, score in by_passes.items():
