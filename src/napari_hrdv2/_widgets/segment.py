@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack, suppress
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import napari.viewer
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from napari.layers import Image, Labels, Layer
 from napari.qt.threading import create_worker
 from napari.utils import DirectLabelColormap
-from napari.utils.notifications import show_error
+from napari.utils.notifications import notification_manager, show_error
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
@@ -49,7 +49,7 @@ _WAIT_ON_CLOSE_S = 3.0
 _SLOTS = {
     "yielded": "_on_progress",
     "returned": "_on_outcome",
-    "errored": "_on_unexpected",
+    "warned": "_on_warned",
     "finished": "_on_finished",
 }
 _FILTER = f"Models (*{MODEL_SUFFIX})"
@@ -271,15 +271,19 @@ class SegmentWidget(QWidget):
         targets = [self._viewer, self.strokes_combo.layer()]
         for target in (one for one in targets if one is not None):
             for key in KEYS:
-                old = target.bind_key(str(key), partial(self._on_key, key), overwrite=True)
+                old = target.bind_key(str(key), self._picker(key), overwrite=True)
                 self._key_ties.callback(target.bind_key, str(key), old, overwrite=True)
 
     def _unbind_keys(self) -> None:
         self._key_ties.close()
 
-    def _on_key(self, label: int, target: object = None) -> None:
-        self.session.pick(label)
-        self._on_class_clicked()
+    def _picker(self, label: int) -> Callable[[object], None]:
+        # Napari asks for the names of functions, which a partial does not have.
+        def pick_class(target: object) -> None:
+            self.session.pick(label)
+            self._on_class_clicked()
+
+        return pick_class
 
     # Layers ------------------------------------------------------------------------------------
 
@@ -466,18 +470,22 @@ class SegmentWidget(QWidget):
         self.progress.setFormat(progress.text)
         self.progress.setToolTip(progress.text)
 
-    def _on_outcome(self, outcome: Result | HRDv2Error) -> None:
-        if self._job is None:
+    def _on_outcome(self, outcome: Result | _Failure) -> None:
+        if self._job is None or self._job.is_cancelled:
             return
-        if isinstance(outcome, HRDv2Error):
-            self._report(outcome)
-        elif self.session.accept(outcome):
-            self._show(outcome)
-
-    def _on_unexpected(self, error: Exception) -> None:
-        """Napari shows the error itself."""
-        if self._job is not None:
+        if not isinstance(outcome, _Failure):
+            if self.session.accept(outcome):
+                self._show(outcome)
+        elif isinstance(outcome.error, HRDv2Error):
+            self._report(outcome.error)
+        else:
             self.status.setText("Something went wrong; nothing was changed.")
+            # Out of a slot, it arrives where napari shows errors with their traceback.
+            raise outcome.error
+
+    def _on_warned(self, warning: tuple[Any, ...]) -> None:
+        # Napari 0.9.2 means to do this for every worker and fails; it tells nothing twice.
+        notification_manager.receive_warning(*warning)
 
     def _on_finished(self) -> None:
         if self._worker is not None and not self._worker.is_running:
@@ -643,12 +651,21 @@ class SegmentWidget(QWidget):
         self.weights_label.setVisible(weights is not None)
 
 
-def _outcome(job: Job) -> Generator[Progress, None, Result | HRDv2Error]:
-    """Run a job; an error that the user can mend is an outcome, others go napari's way."""
+class _Failure(NamedTuple):
+    """How a job failed."""
+
+    error: Exception
+
+
+def _outcome(job: Job) -> Generator[Progress, None, Result | _Failure]:
+    """Run a job; an error is an outcome too.
+
+    Superqt's workers never finish after a RuntimeError, which is what torch raises.
+    """
     try:
         return (yield from job.run())
-    except HRDv2Error as error:
-        return error
+    except Exception as error:
+        return _Failure(error)
 
 
 def pixels_of(layer: Image) -> Any:
