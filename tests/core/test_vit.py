@@ -141,6 +141,16 @@ def test_every_stride_down_to_one_pixel():
         torch.testing.assert_close(model(image, stride)[0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_norms_of_faint_tokens_equal_the_naive_ones():
+    """Where the constant that keeps a norm from dividing by zero counts."""
+    state = random_state(depth=1)
+    for name in ("cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias"):
+        state[name] = state[name] * 2e-3
+    state["blocks.0.ls1.gamma"] *= 1e-3
+    state["blocks.0.ls2.gamma"] *= 1e-3
+    assert_same_tokens(VisionTransformer.from_state_dict(state), state)
+
+
 def test_position_embedding_is_taken_as_it_is_on_its_own_grid():
     state = random_state(side=5)
     model = VisionTransformer.from_state_dict(state)
