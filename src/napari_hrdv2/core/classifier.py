@@ -354,6 +354,8 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         k = len(header.classes)
         if coef.ndim != 2 or len(coef) != k or intercept.shape != (k,) or k < 2:
             raise ModelError(f"{path} is damaged: its weights do not fit its {k} classes")
+        if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
+            raise ModelError(f"{path} is damaged: its weights are not finite")
         model.coef_, model.intercept_ = coef, intercept
         model.n_features_in_ = coef.shape[1]
         model.classes_ = np.array([c.label for c in header.classes])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy.typing as npt
 import torch
@@ -91,6 +91,8 @@ class FeatureExtractor:
         **changes: Any,
     ) -> None:
         settings = make_settings(settings, **changes)
+        if precision not in get_args(Precision):
+            raise HRDv2Error(f"the precision must be 'auto' or 'float32', not {precision!r}")
         self._device = devices.choose_device(device)
         self._dtype = devices.fast_dtype(self._device) if precision == "auto" else torch.float32
         self._store = torch.float16 if precision == "auto" else torch.float32

