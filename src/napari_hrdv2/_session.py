@@ -371,9 +371,10 @@ class Session:
             self.current_changed.emit(self._current)
 
     def adopt(self, classes: Iterable[PixelClass]) -> None:
-        """Take classes over, for instance from a layer: theirs win where labels agree.
+        """Take classes over, for instance from a layer.
 
-        They replace the classes of a new session altogether.
+        They replace the classes of a new session altogether. Later they join them; where
+        labels agree, a class that somebody named or coloured here stays.
         """
         classes = tuple(classes)
         if not classes:
@@ -381,7 +382,8 @@ class Session:
         if self._untouched:
             self._replace(classes)
         else:
-            self._put(classes)
+            ours = self._classes
+            self._put(c for c in classes if ours.get(c.label) in (None, default_class(c.label)))
 
     def _put(self, classes: Iterable[PixelClass]) -> None:
         new = self._classes | {c.label: c for c in classes}

