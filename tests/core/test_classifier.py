@@ -60,8 +60,8 @@ def fitted(tokens):
 
 
 def test_parameters_are_kept_as_given_and_cloned():
-    one = PixelClassifier("ridge", C=0.5, balanced=False, max_pixels=7, max_iter=3)
-    params = {"method": "ridge", "C": 0.5, "balanced": False, "max_pixels": 7, "max_iter": 3}
+    one = PixelClassifier("ridge", C=0.5, balance=0, max_pixels=7, max_iter=3)
+    params = {"method": "ridge", "C": 0.5, "balance": 0, "max_pixels": 7, "max_iter": 3}
     assert one.get_params() == params
     assert clone(one).get_params() == params
     assert one.set_params(C=2).C == 2
@@ -98,12 +98,16 @@ def test_fit_gives_itself_and_its_attributes(tokens):
 
 
 def naive(
-    method: str, features: list[np.ndarray], strokes: list[np.ndarray], *, balanced=True, tol=1e-3
+    method: str, features: list[np.ndarray], strokes: list[np.ndarray], *, balance=0.5, tol=1e-3
 ):
     """Pipeline fitted on the painted rows of dense maps."""
-    weight = "balanced" if balanced else None
     x = np.concatenate([f[s > 0] for f, s in zip(features, strokes, strict=True)])
     y = np.concatenate([s[s > 0] for s in strokes])
+    weight = {k: (y == k).sum() ** -balance for k in np.unique(y).tolist()}
+    mean = np.mean([weight[k] for k in y.tolist()])
+    weight = {k: w / mean for k, w in weight.items()}
+    if balance in (0, 1):
+        weight = "balanced" if balance else None
     if method == "logistic":
         last = LogisticRegression(C=0.01, class_weight=weight, max_iter=1000, tol=tol)
     else:
@@ -113,16 +117,14 @@ def naive(
 
 @pytest.mark.parametrize("method", ["logistic", "ridge"])
 @pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize("balance", [0, 0.5, 1])
 @pytest.mark.parametrize("images", [1, 2])
-def test_equals_a_pipeline_on_dense_features(
-    tokens, more_tokens, method, classes, balanced, images
-):
+def test_equals_a_pipeline_on_dense_features(tokens, more_tokens, method, classes, balance, images):
     used = [tokens, more_tokens][:images]
     strokes = [strokes_of(classes), np.flip(strokes_of(classes), 0)][:images]
     dense = [dense_map(t) for t in used]
-    pipeline = naive(method, dense, strokes, balanced=balanced)
-    model = PixelClassifier(method, balanced=balanced).fit(
+    pipeline = naive(method, dense, strokes, balance=balance)
+    model = PixelClassifier(method, balance=balance).fit(
         used if images > 1 else tokens, strokes if images > 1 else strokes[0]
     )
     rows = dense[0].reshape(-1, 128).astype(np.float64)
@@ -174,9 +176,9 @@ def test_balanced_classes_do_not_hang_on_how_much_is_painted(tokens):
     """Painting each pixel of one class in both images counts no more than in one."""
     strokes = strokes_of(2)
     only = np.where(strokes == 2, strokes, 0)
-    once = PixelClassifier().fit([tokens, tokens], [strokes, np.zeros_like(strokes)])
-    twice = PixelClassifier().fit([tokens, tokens], [strokes, only])
-    unfair = PixelClassifier(balanced=False).fit([tokens, tokens], [strokes, only])
+    once = PixelClassifier(balance=1).fit([tokens, tokens], [strokes, np.zeros_like(strokes)])
+    twice = PixelClassifier(balance=1).fit([tokens, tokens], [strokes, only])
+    unfair = PixelClassifier(balance=0).fit([tokens, tokens], [strokes, only])
     at = strokes == 2
     gain = (twice.predict_proba(tokens)[at, 0] - once.predict_proba(tokens)[at, 0]).mean()
     unfair_gain = (unfair.predict_proba(tokens)[at, 0] - once.predict_proba(tokens)[at, 0]).mean()

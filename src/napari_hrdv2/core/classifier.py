@@ -118,8 +118,10 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     C
         Inverse strength of the L2 regularisation, as scikit-learn's: smaller is stronger.
         The ridge penalty is its inverse.
-    balanced
-        Whether every class counts the same, however much of it is painted.
+    balance
+        How far classes are balanced, from 0, where every painted pixel counts the same, to 1,
+        where every class does: a pixel of a class of ``n`` counts ``n ** -balance``. People
+        paint more of what there is more of; between the two segments best.
     max_pixels
         Painted pixels used per class at most, evenly spread over them; neighbouring pixels
         tell next to nothing new.
@@ -149,13 +151,13 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         method: Method = "logistic",
         *,
         C: float = 0.01,  # noqa: N803, scikit-learn's name
-        balanced: bool = True,
+        balance: float = 0.5,
         max_pixels: int = 20_000,
         max_iter: int = 1000,
     ) -> None:
         self.method = method
         self.C = C
-        self.balanced = balanced
+        self.balance = balance
         self.max_pixels = max_pixels
         self.max_iter = max_iter
 
@@ -230,7 +232,11 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _fit_rows(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer]) -> None:
         scaler = StandardScaler()
         x = scaler.fit_transform(x)
-        weights = "balanced" if self.balanced else None
+        labels, counts = np.unique(y, return_counts=True)
+        shares = counts ** -float(self.balance)
+        # As scikit-learn's own balance, so that C means the same: of mean 1 over the pixels.
+        shares = shares * counts.sum() / (counts * shares).sum()
+        weights = dict(zip(labels.tolist(), shares.tolist(), strict=True))
         if self.method == "logistic":
             estimator = LogisticRegression(
                 C=self.C, class_weight=weights, max_iter=self.max_iter, tol=1e-3

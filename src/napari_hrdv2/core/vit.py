@@ -20,6 +20,7 @@ from .errors import ArchitectureError
 
 # Of all published ViTs that this class can hold, only these depart from 64 channels a head.
 _HEADS = {1152: 16, 1280: 16, 1408: 16, 1664: 16}
+_MLP_ROWS = 1024
 # Where training left them, and where nothing that makes tokens needs them.
 _WRAPPERS = ("state_dict", "model", "teacher", "module", "backbone", "encoder")
 _UNUSED = re.compile(r"(mask_token|head(_dist)?\.|fc_norm\.|dino_head\.|ibot_head\.|decoder\.)")
@@ -69,8 +70,11 @@ class _Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
+        # The hidden layer would need more memory than anything else.
+        rows = _MLP_ROWS if x.device.type == "cpu" else x.shape[1]
+        return torch.cat(
+            [self.fc2(F.gelu(self.fc1(part))) for part in torch.split(x, rows, dim=1)], 1
+        )
 
 
 class _SwiGLU(nn.Module):
