@@ -103,7 +103,7 @@ def naive(
     """Pipeline fitted on the painted rows of dense maps."""
     x = np.concatenate([f[s > 0] for f, s in zip(features, strokes, strict=True)])
     y = np.concatenate([s[s > 0] for s in strokes])
-    weight = {k: (y == k).sum() ** -balance for k in np.unique(y).tolist()}
+    weight = {k: (y == k).sum() ** -float(balance) for k in np.unique(y).tolist()}
     mean = np.mean([weight[k] for k in y.tolist()])
     weight = {k: w / mean for k, w in weight.items()}
     if balance in (0, 1):
