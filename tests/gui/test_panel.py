@@ -408,7 +408,7 @@ def test_closing_during_work(
     tiny_panel.session.configure(passes=50)
     click(tiny_panel.segment_button)
     qtbot.waitUntil(lambda: tiny_panel.progress.value() >= 2, timeout=20_000)
-    worker = tiny_panel._worker
+    worker = tiny_panel.runner._worker
     if how == "panel":
         viewer.window.remove_dock_widget(tiny_panel)
         assert not worker.is_running

@@ -1,95 +1,201 @@
-"""A box to choose one of the viewer's layers."""
+"""What this plugin knows of napari's layers: which it can use, and how it dresses its own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from napari.layers import Layer
-from qtpy.QtCore import Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QComboBox, QSizePolicy, QWidget
+import numpy as np
+import numpy.typing as npt
+from napari.layers import Image, Labels, Layer
+from napari.utils import DirectLabelColormap
+
+from ..core.classifier import MAX_LABEL, PixelClass, default_class
+from ..core.errors import ImageError, StrokesError
+
+_MARK = "napari-hrdv2"
+_FEATURES = {"index", "name"}
+# A segmentation of thousands of objects chosen as strokes has no classes in its colours.
+_MAX_ADOPTED = 100
 
 
-class LayerCombo(QComboBox):
-    """Lists those layers of a viewer that a condition admits, newest first.
+def pixels_of(layer: Image) -> Any:
+    """The array of an image layer that can be segmented.
+
+    Raises
+    ------
+    ImageError
+        If it is no flat image of one resolution.
+    """
+    if layer.multiscale:
+        raise ImageError(
+            f"'{layer.name}' has several resolutions: add one of them as an image of its own."
+        )
+    if not layer.rgb and layer.data.ndim != 2:
+        raise ImageError(
+            f"'{layer.name}' has {layer.data.ndim} dimensions: only 2-D grey and RGB images can be "
+            "segmented. Duplicate one plane of it as a 2-D image."
+        )
+    if layer.rgb and layer.data.ndim != 3:
+        raise ImageError(
+            f"'{layer.name}' is a stack of RGB images: only a single one can be segmented."
+        )
+    return layer.data
+
+
+def drawn_on(layer: Labels) -> npt.NDArray[Any]:
+    """A copy of what is painted, which further strokes do not change.
+
+    Raises
+    ------
+    StrokesError
+        If it has several resolutions.
+    """
+    if layer.multiscale:
+        raise StrokesError(f"'{layer.name}' has several resolutions: press New for a layer to use.")
+    return np.array(layer.data)
+
+
+def place_of(image: Image) -> dict[str, Any]:
+    """Where an image lies, in terms that put a labels layer onto it."""
+    names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
+    return {name: getattr(image, name) for name in names}
+
+
+def may_be_strokes(layer: Layer) -> bool:
+    """Whether people can paint strokes on a layer; not on our own segmentations."""
+    return isinstance(layer, Labels) and _MARK not in layer.metadata
+
+
+def strokes_name(image: Layer) -> str:
+    """Name of the layer with an image's strokes."""
+    return f"{image.name} strokes"
+
+
+def classes_of(layer: Labels) -> list[PixelClass]:
+    """Classes that a layer's colours and names tell of."""
+    if not isinstance(layer.colormap, DirectLabelColormap):
+        return []
+    colours = layer.colormap.color_dict
+    features = layer.features
+    names = (
+        dict(zip(features["index"], features["name"], strict=True))
+        if (set(features) >= _FEATURES)
+        else {}
+    )
+    labels = sorted(k for k in colours if k is not None and 1 <= k <= MAX_LABEL)
+    return [
+        PixelClass(
+            label=int(k),
+            name=str(names.get(k) or default_class(int(k)).name),
+            colour=tuple(float(v) for v in colours[k]),
+        )
+        for k in labels[:_MAX_ADOPTED]
+    ]
+
+
+def dress(layer: Labels, classes: Iterable[PixelClass]) -> None:
+    """Give a labels layer the classes' colours, and their names for the status bar."""
+    classes = tuple(classes)
+    clear = (0.0, 0.0, 0.0, 0.0)
+    colours: dict[int | None, Any] = {None: clear, 0: clear}
+    colours |= {c.label: c.colour for c in classes}
+    layer.colormap = DirectLabelColormap(color_dict=colours)
+    # A table of somebody else's stays.
+    if set(layer.features) <= _FEATURES:
+        layer.features = {
+            "index": [0, *(c.label for c in classes)],
+            "name": ["not painted", *(c.name for c in classes)],
+        }
+
+
+class Segmentations:
+    """The layers that show the segmentations of a viewer's images, one for each image.
 
     Parameters
     ----------
     viewer
-        Whose layers are listed.
-    admits
-        Tells whether a layer is listed.
-    placeholder
-        What stands there when none is chosen.
-    eager
-        Whether it chooses a layer by itself whenever there is one.
-    parent
-        As for every Qt widget.
-
-    Attributes
-    ----------
-    layer_changed
-        Another layer is chosen, with it or None.
-
-    Examples
-    --------
-    >>> combo = LayerCombo(viewer, lambda layer: True, "no layer")  # doctest: +SKIP
+        Whose layers they are.
     """
 
-    layer_changed = Signal(object)
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+        self._of: WeakKeyDictionary[Image, Labels] = WeakKeyDictionary()
 
-    def __init__(
+    def __iter__(self) -> Iterator[Labels]:
+        return iter(self._of.values())
+
+    def show(
         self,
-        viewer: Any,
-        admits: Callable[[Layer], bool],
-        placeholder: str,
-        *,
-        eager: bool = False,
-        parent: QWidget | None = None,
+        image: Image,
+        labels: npt.NDArray[np.uint16],
+        classes: Iterable[PixelClass],
+        strokes: Labels | None,
     ) -> None:
-        super().__init__(parent)
-        self._viewer, self._admits, self._eager = viewer, admits, eager
-        self._layers: list[Layer] = []
-        self._chosen: Layer | None = None
-        self.setPlaceholderText(placeholder)
-        # A long name must not widen the whole dock.
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(12)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.currentIndexChanged.connect(self._on_index)
+        """Write an image's segmentation into its layer, leaving everything else as it is.
 
-    def follow(self, ties: ExitStack) -> None:
-        """Keep up with the viewer until ``ties`` are cut."""
-        events = self._viewer.layers.events
-        for event in (events.inserted, events.removed, events.reordered, events.renamed):
-            event.connect(self.refresh)
-            ties.callback(event.disconnect, self.refresh)
-        self.refresh()
+        Parameters
+        ----------
+        image
+            The image that was segmented.
+        labels
+            (h, w).
+        classes
+            Whose colours a new layer gets.
+        strokes
+            The layer of its strokes, under which a new layer is put.
+        """
+        layer = self._find(image)
+        if layer is None:
+            self._add(image, labels, classes, strokes)
+            return
+        layer.data = labels
+        for name, value in place_of(image).items():
+            setattr(layer, name, value)
 
-    def layer(self) -> Layer | None:
-        """The layer chosen."""
-        return self._chosen
+    def _find(self, image: Image) -> Labels | None:
+        layer = self._of.get(image)
+        if layer in self._viewer.layers:
+            return layer
+        # One that the panel made before it was closed and opened again.
+        for layer in self._viewer.layers:
+            if (
+                isinstance(layer, Labels)
+                and layer.metadata.get(_MARK) == "segmentation"
+                and layer.name == _segmentation_name(image)
+                and layer not in self._of.values()
+            ):
+                self._of[image] = layer
+                return layer
+        return None
 
-    def choose(self, layer: Layer | None) -> None:
-        """Choose a layer, or none."""
-        self.setCurrentIndex(self._layers.index(layer) if layer in self._layers else -1)
+    def _add(
+        self,
+        image: Image,
+        labels: npt.NDArray[np.uint16],
+        classes: Iterable[PixelClass],
+        strokes: Labels | None,
+    ) -> None:
+        layers = self._viewer.layers
+        segmentation = Labels(
+            labels,
+            name=_segmentation_name(image),
+            opacity=0.5,
+            metadata={_MARK: "segmentation"},
+            **place_of(image),
+        )
+        dress(segmentation, classes)
+        active = layers.selection.active
+        self._of[image] = segmentation
+        above = layers.index(strokes) if strokes in layers else len(layers)
+        mode = None if strokes is None else strokes.mode
+        # Over the image in any case, or it could not be seen.
+        layers.insert(max(above, layers.index(image) + 1), segmentation)
+        layers.selection.active = active
+        if strokes is not None and active == strokes:
+            strokes.mode = mode
 
-    def refresh(self, event: object = None) -> None:
-        """List the viewer's layers as they are now; the choice stays while its layer does."""
-        self._layers = [one for one in reversed(list(self._viewer.layers)) if self._admits(one)]
-        self.blockSignals(True)
-        self.clear()
-        self.addItems([one.name for one in self._layers])
-        if self._chosen in self._layers:
-            self.setCurrentIndex(self._layers.index(self._chosen))
-        else:
-            self.setCurrentIndex(0 if self._eager and self._layers else -1)
-        self.blockSignals(False)
-        self._on_index(self.currentIndex())
 
-    def _on_index(self, index: int) -> None:
-        layer = self._layers[index] if index >= 0 else None
-        if layer is not self._chosen:
-            self._chosen = layer
-            self.layer_changed.emit(layer)
+def _segmentation_name(image: Layer) -> str:
+    return f"{image.name} segmentation"

