@@ -325,15 +325,15 @@ def _show(labels: npt.NDArray[Any]) -> None:
         import napari
     except ImportError:
         raise HRDv2Error("--show needs napari: pip install 'napari-hrdv2[all]'") from None
-    from ._sample_data import make_sample
+    from ._sample_data import CLASSES, make_sample
+    from ._widgets.layers import Segmentations
 
     viewer = napari.Viewer()
-    (image, image_options, _), (strokes, strokes_options, _) = make_sample()
-    viewer.add_image(image, **image_options)
-    viewer.add_labels(
-        labels, name="glands segmentation", opacity=0.5, colormap=strokes_options["colormap"]
-    )
-    viewer.add_labels(strokes, **strokes_options)
+    (pixels, options, _), (painted, strokes_options, _) = make_sample()
+    image = viewer.add_image(pixels, **options)
+    strokes = viewer.add_labels(painted, **strokes_options)
+    # As the panel does, which then goes on with it.
+    Segmentations(viewer).show(image, labels, CLASSES, strokes)
     viewer.window.add_plugin_dock_widget("napari-hrdv2")
     napari.run()
 
