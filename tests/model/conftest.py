@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_hrdv2._session import Job, Progress, Result, Session
+from napari_hrdv2._job import Job, Progress, Result
+from napari_hrdv2._session import Session
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_hrdv2 import _session
+from napari_hrdv2 import _job
 from napari_hrdv2._session import Session
 from napari_hrdv2.core import weights as weights_module
 from napari_hrdv2.core.classifier import PixelClass
@@ -127,7 +127,7 @@ def test_a_cancelled_download_ends(session, image, strokes, monkeypatch) -> None
         finally:
             ended.set()
 
-    monkeypatch.setattr(_session, "FeatureExtractor", endless)
+    monkeypatch.setattr(_job, "FeatureExtractor", endless)
     job = session.prepare(image, strokes)
     work = job.run()
     while (step := next(work)).total != 3:

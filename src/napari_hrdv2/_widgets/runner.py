@@ -11,7 +11,7 @@ from napari.qt.threading import create_worker
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
 
-from .._session import Job, Progress, Result
+from .._job import Job, Progress, Result
 
 _WAIT_ON_CLOSE_S = 3.0
 # Signals of a worker, and what hears them.

