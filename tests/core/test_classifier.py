@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 
@@ -16,10 +17,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from napari_hrdv2.core import classifier as classifier_module
-from napari_hrdv2.core.classifier import PixelClass, PixelClassifier, check_strokes, default_class
+from napari_hrdv2.core.classifier import (
+    PixelClass,
+    PixelClassifier,
+    StrokeRows,
+    check_strokes,
+    default_class,
+)
 from napari_hrdv2.core.errors import ModelError, SettingsMismatchError, StrokesError
 from napari_hrdv2.core.segment import segment
-from napari_hrdv2.core.upsample import dense_map
+from napari_hrdv2.core.upsample import dense_map, rows_at
 
 SHAPE = (42, 51)
 
@@ -60,8 +67,8 @@ def fitted(tokens):
 
 
 def test_parameters_are_kept_as_given_and_cloned():
-    one = PixelClassifier("ridge", C=0.5, balance=0, max_pixels=7, max_iter=3)
-    params = {"method": "ridge", "C": 0.5, "balance": 0, "max_pixels": 7, "max_iter": 3}
+    one = PixelClassifier("ridge", C=0.5, balance=0, max_pixels=7, max_iter=3, tol=0.1)
+    params = {"method": "ridge", "C": 0.5, "balance": 0, "max_pixels": 7, "max_iter": 3, "tol": 0.1}
     assert one.get_params() == params
     assert clone(one).get_params() == params
     assert one.set_params(C=2).C == 2
@@ -123,8 +130,8 @@ def test_equals_a_pipeline_on_dense_features(tokens, more_tokens, method, classe
     used = [tokens, more_tokens][:images]
     strokes = [strokes_of(classes), np.flip(strokes_of(classes), 0)][:images]
     dense = [dense_map(t) for t in used]
-    pipeline = naive(method, dense, strokes, balance=balance)
-    model = PixelClassifier(method, balance=balance).fit(
+    pipeline = naive(method, dense, strokes, balance=balance, tol=1e-9)
+    model = PixelClassifier(method, balance=balance, tol=1e-9).fit(
         used if images > 1 else tokens, strokes if images > 1 else strokes[0]
     )
     rows = dense[0].reshape(-1, 128).astype(np.float64)
@@ -192,13 +199,11 @@ def test_no_more_than_max_pixels_of_a_class_are_used(tokens, more_tokens):
     drawings = [check_strokes(s, SHAPE) for s in (strokes, strokes_of())]
     chosen = model._chosen_pixels(drawings)
     for label in (2, 5, 9, 7):
-        count = sum(
-            (s[p[:, 0], p[:, 1]] == label).sum() for s, p in zip(drawings, chosen, strict=True)
-        )
+        count = sum((s.ravel()[i] == label).sum() for s, i in zip(drawings, chosen, strict=True))
         assert (1 if label == 7 else 5) <= count <= 11
     # Spread over the stroke, which is 30 pixels long.
-    nine = chosen[0][strokes[chosen[0][:, 0], chosen[0][:, 1]] == 9]
-    assert np.ptp(nine[:, 1]) > 15
+    nine = chosen[0][strokes.ravel()[chosen[0]] == 9]
+    assert np.ptp(nine % SHAPE[1]) > 15
     labels = model.fit([tokens, more_tokens], drawings).predict(tokens)
     assert (labels == strokes)[strokes == 9].mean() > 0.9
 
@@ -435,3 +440,59 @@ def test_damaged_or_foreign_file_is_a_one_line_error(saved, damage):
         PixelClassifier.load(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# --- the live loop
+
+
+def test_a_further_stroke_adds_its_rows_only(tokens, monkeypatch):
+    asked = []
+    rows_at = classifier_module.rows_at
+
+    def counting(tokens, pixels):
+        asked.append(len(pixels))
+        return rows_at(tokens, pixels)
+
+    monkeypatch.setattr(classifier_module, "rows_at", counting)
+    rows, strokes = StrokeRows(), strokes_of()
+    first = PixelClassifier().fit(tokens, strokes, rows=rows)
+    assert asked == [np.count_nonzero(strokes)]
+    more = strokes.copy()
+    free = np.flatnonzero(more == 0)[:40]
+    more.ravel()[free] = 2
+    second = PixelClassifier().fit(tokens, more, rows=rows, start=first)
+    assert asked[1:] == [40]
+    # Erased, and painted over by another class: nothing to compute.
+    fewer = more.copy()
+    fewer.ravel()[free[:20]] = 0
+    fewer.ravel()[free[20:]] = 5
+    third = PixelClassifier().fit(tokens, fewer, rows=rows, start=second)
+    assert len(asked) == 2
+    for live, painted in ((second, more), (third, fewer)):
+        anew = PixelClassifier().fit(tokens, painted)
+        np.testing.assert_allclose(
+            live.predict_proba(tokens), anew.predict_proba(tokens), atol=0.02
+        )
+
+
+def test_rows_go_with_their_tokens(make_extractor):
+    tokens = make_extractor(passes=1).extract(np.eye(30))
+    rows = StrokeRows()
+    rows.at(tokens, np.array([3, 40]))
+    np.testing.assert_array_equal(
+        rows.at(tokens, np.array([0, 3, 500])),
+        rows_at(tokens, np.array([[0, 0], [0, 3], [16, 20]])),
+    )
+    assert len(rows._known) == 1
+    del tokens
+    gc.collect()
+    assert len(rows._known) == 0
+
+
+def test_a_start_that_does_not_fit_is_ignored(tokens, make_extractor):
+    other = PixelClassifier().fit(tokens, strokes_of(2))
+    model = PixelClassifier().fit(tokens, strokes_of(3), start=other)
+    expected = PixelClassifier().fit(tokens, strokes_of(3))
+    np.testing.assert_array_equal(model.coef_, expected.coef_)
+    model = PixelClassifier().fit(tokens, strokes_of(3), start=PixelClassifier())
+    np.testing.assert_array_equal(model.coef_, expected.coef_)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from .errors import ModelError, SettingsMismatchError, StrokesError
 from .files import replacing
+from .logistic import Start, fit_logistic
 from .settings import Settings
 from .tokens import Tokens
 from .upsample import projected_maps, rows_at
@@ -103,6 +105,51 @@ def check_strokes(strokes: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray
     return array.astype(np.uint16, copy=False)
 
 
+class StrokeRows:
+    """Features of the painted pixels, kept while their tokens are: a new stroke adds rows only.
+
+    Examples
+    --------
+    >>> rows = StrokeRows()
+    >>> model = PixelClassifier().fit(tokens, strokes, rows=rows)  # doctest: +SKIP
+    >>> model = PixelClassifier().fit(tokens, more, rows=rows, start=model)  # doctest: +SKIP
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[
+            Tokens, tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]
+        ] = WeakKeyDictionary()
+
+    def at(self, tokens: Tokens, index: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        """Features at some pixels of an image; those asked for last need no computing.
+
+        Parameters
+        ----------
+        tokens
+            Of the image.
+        index
+            (n,) flat indices of the pixels, ascending.
+
+        Returns
+        -------
+        ndarray of float32
+            (n, C).
+        """
+        features = np.empty((len(index), tokens.channels), np.float32)
+        is_new = np.ones(len(index), bool)
+        if tokens in self._known:
+            known, old = self._known[tokens]
+            place = np.minimum(np.searchsorted(known, index), max(len(known) - 1, 0))
+            if len(known):
+                is_new = known[place] != index
+                features[~is_new] = old[place[~is_new]]
+        new = np.stack(np.unravel_index(index[is_new], tokens.image_shape), axis=1)
+        if len(new):
+            features[is_new] = rows_at(tokens, new)
+        self._known[tokens] = (index, features)
+        return features
+
+
 class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """Linear classifier on the features of pixels, in scikit-learn's conventions.
 
@@ -127,6 +174,8 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tell next to nothing new.
     max_iter
         Iterations of the logistic fit at most.
+    tol
+        Share of its objective that the logistic fit may leave on the table.
 
     Attributes
     ----------
@@ -154,18 +203,23 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         balance: float = 0.5,
         max_pixels: int = 20_000,
         max_iter: int = 1000,
+        tol: float = 1e-5,
     ) -> None:
         self.method = method
         self.C = C
         self.balance = balance
         self.max_pixels = max_pixels
         self.max_iter = max_iter
+        self.tol = tol
 
     def fit(
         self,
         tokens: Tokens | Sequence[Tokens],
         strokes: npt.ArrayLike | Sequence[npt.ArrayLike],
         classes: Mapping[int, PixelClass] | Sequence[PixelClass] = (),
+        *,
+        start: PixelClassifier | None = None,
+        rows: StrokeRows | None = None,
     ) -> Self:
         """Fit to the painted pixels of one or several images.
 
@@ -177,6 +231,12 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             For each image (h, w) of integers, 0 where not painted, else the class's label.
         classes
             Names and colours of the classes; those not given get default ones.
+        start
+            A classifier of the same classes and features from whose weights to start: after
+            one more stroke that takes a fraction of the time and leads to the same result. One
+            that does not fit is ignored.
+        rows
+            Features of the pixels painted before; those painted now take their place.
 
         Raises
         ------
@@ -199,7 +259,7 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             check_strokes(one, t.image_shape) for t, one in zip(images, drawings, strict=True)
         ]
         chosen = self._chosen_pixels(painted)
-        y = np.concatenate([s[p[:, 0], p[:, 1]] for s, p in zip(painted, chosen, strict=True)])
+        y = np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)])
         labels = np.unique(y).astype(int)
         if len(labels) == 0:
             raise StrokesError("nothing is painted: paint at least a stroke of each of two classes")
@@ -207,8 +267,15 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise StrokesError(
                 f"only class {labels[0]} is painted: paint at least a stroke of one more"
             )
-        x = np.concatenate([rows_at(t, p) for t, p in zip(images, chosen, strict=True)])
-        self._fit_rows(x, y)
+        rows = rows or StrokeRows()
+        found = [rows.at(t, i) for t, i in zip(images, chosen, strict=True)]
+        x = found[0] if len(found) == 1 else np.concatenate(found)
+        if start is not None and (
+            getattr(start, "settings_", None) != images[0].settings
+            or not np.array_equal(start.classes_, labels)
+        ):
+            start = None
+        self._fit_rows(x, y, None if start is None else (start.coef_, start.intercept_))
         known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
         self.pixel_classes_ = tuple(known.get(k) or default_class(k) for k in labels.tolist())
         self.settings_ = images[0].settings
@@ -217,7 +284,7 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _chosen_pixels(
         self, painted: Sequence[npt.NDArray[np.integer]]
     ) -> list[npt.NDArray[np.intp]]:
-        """(y, x) of the painted pixels of each image that are trained on."""
+        """Flat indices, ascending, of the painted pixels of each image that are trained on."""
         counts = sum(np.bincount(s.ravel(), minlength=MAX_LABEL + 1) for s in painted)
         steps = np.maximum(1, -(-np.asarray(counts) // self.max_pixels))
         chosen = []
@@ -225,36 +292,52 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             flat = np.flatnonzero(strokes)
             labels = strokes.ravel()[flat]
             kept = [flat[labels == label][:: steps[label]] for label in np.unique(labels)]
-            index = np.sort(np.concatenate(kept)) if kept else flat
-            chosen.append(np.stack(np.unravel_index(index, strokes.shape), axis=1))
+            chosen.append(np.sort(np.concatenate(kept)) if kept else flat)
         return chosen
 
-    def _fit_rows(self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer]) -> None:
-        scaler = StandardScaler()
-        x = scaler.fit_transform(x)
-        labels, counts = np.unique(y, return_counts=True)
+    def _fit_rows(
+        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer], start: Start | None
+    ) -> None:
+        coef: npt.NDArray[np.floating]
+        intercept: npt.NDArray[np.floating]
+        labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
         shares = counts ** -float(self.balance)
         # As scikit-learn's own balance, so that C means the same: of mean 1 over the pixels.
         shares = shares * counts.sum() / (counts * shares).sum()
-        weights = dict(zip(labels.tolist(), shares.tolist(), strict=True))
         if self.method == "logistic":
-            estimator = LogisticRegression(
-                C=self.C, class_weight=weights, max_iter=self.max_iter, tol=1e-3
+            coef, intercept = fit_logistic(
+                x,
+                index,
+                shares[index],
+                C=self.C,
+                start=start,
+                tol=self.tol,
+                max_iter=self.max_iter,
             )
         else:
-            estimator = RidgeClassifier(alpha=1 / self.C, class_weight=weights)
-        estimator.fit(x, y)
+            coef, intercept = self._fit_ridge(x, index, shares)
+        self.classes_ = labels.astype(int)
+        self.intercept_ = intercept.astype(np.float32)
+        # In C order, which safetensors takes for granted.
+        self.coef_ = np.ascontiguousarray(coef, np.float32)
+        self.n_features_in_ = coef.shape[1]
+
+    def _fit_ridge(
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.intp],
+        shares: npt.NDArray[np.floating],
+    ) -> Start:
+        scaler = StandardScaler()
+        estimator = RidgeClassifier(alpha=1 / self.C, class_weight=dict(enumerate(shares.tolist())))
+        estimator.fit(scaler.fit_transform(x), y)
         # Of two classes, ridge has a vector.
         coef, intercept = np.atleast_2d(estimator.coef_), estimator.intercept_
         if len(coef) == 1:
             # Two classes have one score; half to either side gives the same probabilities.
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.array([-1, 1]) * intercept / 2
         coef = coef / scaler.scale_
-        self.classes_ = estimator.classes_.astype(int)
-        self.intercept_ = (intercept - coef @ scaler.mean_).astype(np.float32)
-        # In C order, which safetensors takes for granted.
-        self.coef_ = np.ascontiguousarray(coef, np.float32)
-        self.n_features_in_ = coef.shape[1]
+        return coef, intercept - coef @ scaler.mean_
 
     def decision_function(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Class scores (logits) of every pixel.
