@@ -374,7 +374,7 @@ def test_blob_at_a_token_centre_lands_on_its_pixels(transform, steps, boundary, 
     tokens = patch_mean_tokens(read(a, image, boundary, window), patch, stride)
     tokens = a.undo_tokens(torch.from_numpy(tokens.copy())).numpy()
     assert np.unravel_index(tokens.argmax(), tokens.shape)[:2] == (i, j)
-    map_ = Operator(shape, (along,), kernel).maps(tokens[None].astype(np.float32))[..., 0]
+    map_ = Operator(shape, (along,), kernel).maps(torch.from_numpy(tokens[None]))[:, 0].numpy()
     peak = np.argwhere(map_ == map_.max()) + 0.5
     np.testing.assert_allclose(peak.mean(0), centre)
     assert np.abs(peak - centre).max() <= stride / 2

@@ -24,7 +24,7 @@ from .files import replacing
 from .logistic import Start, fit_logistic
 from .settings import Settings
 from .tokens import Tokens
-from .upsample import projected_maps, rows_at
+from .upsample import predicted, projected_maps, rows_at
 
 Method = Literal["logistic", "ridge"]
 Colour = tuple[float, float, float, float]
@@ -369,7 +369,11 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         SettingsMismatchError
             As :meth:`decision_function`.
         """
-        return self.labels_of(self.decision_function(tokens))
+        check_is_fitted(self)
+        _refuse_differences(self.settings_, tokens.settings, "the model's")
+        best = predicted(tokens, self.coef_, self.intercept_)
+        labels: npt.NDArray[np.uint16] = self.classes_.astype(np.uint16)[best]
+        return labels
 
     def predict_proba(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Probability of every class at every pixel: the softmax of its scores.

@@ -7,18 +7,23 @@ outermost token, and the passes are averaged:
 
 As this is linear, class scores F W' + b are A (T W') + b: the tokens are projected to K maps
 first, and only those are brought to full size. As it is separable, and passes that share a
-lattice along an axis share its matrix, all passes together are one product U_y Z U_x' with
-sparse U_y and U_x of a few entries a row: no more than twice the stride, however many the passes.
+lattice along an axis share its matrix, all passes together are one product U_y Z U_x'. And as
+the sum of piecewise linear functions is piecewise linear between all their knots, U = L V: V
+evaluates the sum at the token centres of all lattices together, L draws straight lines between
+these, two entries a pixel, however many the passes and however wide the kernel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
-import scipy.sparse as sp
 import torch
+import torch.nn.functional as F
 
 from .transforms import Lattice
 
@@ -27,12 +32,51 @@ if TYPE_CHECKING:
 
 Kernel = Literal["nearest", "bilinear"]
 
+# Rows at full resolution that a processor's cache holds, and tokens whose single precision it does.
+_ROWS = 128
+_TOKENS = 4096
 
-def interpolation(n: int, lattice: Lattice, kernel: Kernel) -> sp.csr_array:
-    """Matrix that interpolates tokens along one axis at the centres of the pixels.
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Sparse matrix with as many entries in every row.
+
+    Attributes
+    ----------
+    index
+        (n, entries) of int64, their columns.
+    weight
+        (n, entries) of float32, their values.
+    """
+
+    index: torch.Tensor
+    weight: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __matmul__(self, dense: torch.Tensor) -> torch.Tensor:
+        """Product with a dense matrix (columns, k) of float32."""
+        index, weight = self.index.to(dense.device), self.weight.to(dense.device)
+        return F.embedding_bag(index, dense, per_sample_weights=weight, mode="sum")
+
+    def __getitem__(self, rows: slice | torch.Tensor) -> Rows:
+        return Rows(self.index[rows], self.weight[rows])
+
+    @classmethod
+    def beside(cls, blocks: list[Rows], columns: int) -> Rows:
+        """Matrices of so many columns each, side by side."""
+        index = torch.cat([one.index + k * columns for k, one in enumerate(blocks)], 1)
+        return cls(index, torch.cat([one.weight for one in blocks], 1))
+
+
+def interpolation(at: npt.NDArray[np.floating], n: int, lattice: Lattice, kernel: Kernel) -> Rows:
+    """Matrix that interpolates tokens along one axis.
 
     Parameters
     ----------
+    at
+        (k,) coordinates in pixels; pixel p has its centre at p + 0.5.
     n
         Length of the axis in pixels.
     lattice
@@ -43,10 +87,9 @@ def interpolation(n: int, lattice: Lattice, kernel: Kernel) -> sp.csr_array:
 
     Returns
     -------
-    scipy.sparse.csr_array of float32
-        (n, lattice.size); every row sums to 1.
+    Rows
+        (k, lattice.size) with two entries a row, which sum to 1.
     """
-    at = np.arange(n) + 0.5
     if lattice.start is not None:
         at = (at - lattice.start) % n + lattice.start
     place = np.clip((at - lattice.origin) / lattice.stride, 0, lattice.size - 1)
@@ -55,13 +98,55 @@ def interpolation(n: int, lattice: Lattice, kernel: Kernel) -> sp.csr_array:
     if kernel == "nearest":
         fraction = np.heaviside(fraction - 0.5, 0.5)
     above = np.minimum(below + 1, lattice.size - 1)
-    rows = np.arange(n)
-    entries = np.concatenate([1 - fraction, fraction]).astype(np.float32)
-    matrix = sp.csr_array(
-        (entries, (np.tile(rows, 2), np.concatenate([below, above]))), shape=(n, lattice.size)
-    )
-    matrix.eliminate_zeros()
-    return matrix
+    index = torch.from_numpy(np.stack([below, above], 1))
+    return Rows(index, torch.from_numpy(np.stack([1 - fraction, fraction], 1)).float())
+
+
+class _Axis:
+    """The factor of the operator along one axis.
+
+    Attributes
+    ----------
+    pixels
+        U: (n, m tokens), the matrices of the m distinct lattices side by side.
+    block
+        Of each pass, which of the lattices is its.
+    """
+
+    def __init__(self, n: int, lattices: list[Lattice], kernel: Kernel) -> None:
+        self._n, self._kernel = n, kernel
+        self.distinct = list(dict.fromkeys(lattices))
+        self.block = torch.tensor([self.distinct.index(one) for one in lattices])
+
+    def _at(self, at: npt.NDArray[np.floating]) -> Rows:
+        size = self.distinct[0].size
+        return Rows.beside(
+            [interpolation(at, self._n, one, self._kernel) for one in self.distinct], size
+        )
+
+    @cached_property
+    def pixels(self) -> Rows:
+        return self._at(np.arange(self._n) + 0.5)
+
+    @cached_property
+    def factors(self) -> tuple[Rows, Rows]:
+        """L and V of U = L V."""
+        pixels = np.arange(self._n) + 0.5
+        if self._kernel == "nearest" or any(one.start is not None for one in self.distinct):
+            # These jump: every pixel is a knot.
+            same = torch.arange(self._n)[:, None]
+            return Rows(same, torch.ones(self._n, 1)), self.pixels
+        knots = np.unique([one.origin + one.stride * np.arange(one.size) for one in self.distinct])
+        after = np.clip(np.searchsorted(knots, pixels), 1, max(len(knots) - 1, 1))
+        before = after - 1
+        after = np.minimum(after, len(knots) - 1)
+        gap = np.where(after > before, knots[after] - knots[before], 1.0)
+        fraction = np.clip((pixels - knots[before]) / gap, 0, 1)
+        line = Rows(
+            torch.from_numpy(np.stack([before, after], 1)),
+            torch.from_numpy(np.stack([1 - fraction, fraction], 1)).float(),
+        )
+        return line, self._at(knots)
 
 
 class Operator:
@@ -84,42 +169,50 @@ class Operator:
         kernel: Kernel,
     ) -> None:
         self.shape = shape
-        # Of the distinct lattices along an axis, the matrices lie side by side.
-        distinct = [list(dict.fromkeys(pair[axis] for pair in lattices)) for axis in (0, 1)]
-        self._blocks = [
-            (distinct[0].index(along_y), distinct[1].index(along_x))
-            for along_y, along_x in lattices
-        ]
-        self._counts = (len(distinct[0]), len(distinct[1]))
-        self._u = [
-            sp.csr_array(sp.hstack([interpolation(n, one, kernel) for one in distinct[axis]]))
-            for axis, n in enumerate(shape)
-        ]
+        self._passes = len(lattices)
+        self._y, self._x = (
+            _Axis(n, [pair[axis] for pair in lattices], kernel) for axis, n in enumerate(shape)
+        )
 
-    def maps(self, tokens: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def maps(self, tokens: torch.Tensor) -> torch.Tensor:
         """Average the upsampled maps of all passes: A applied to ``tokens``.
 
         Parameters
         ----------
         tokens
-            (passes, ny, nx, K), the projected tokens.
+            (passes, ny, nx, K), the projected tokens, of any floating dtype on any device.
 
         Returns
         -------
-        ndarray of float32
-            (h, w, K).
+        torch.Tensor of float32
+            (h, K, w), on the same device; on the CPU for MPS, which lacks the product.
         """
+        return torch.cat(list(self.blocks(tokens, self.shape[0])))
+
+    def blocks(self, tokens: torch.Tensor, rows: int) -> Iterator[torch.Tensor]:
+        """The maps by blocks of so many rows: (rows, K, w), the last one with what is left."""
+        if len(tokens) != self._passes:
+            raise ValueError(f"tokens of {len(tokens)} passes, the operator is of {self._passes}")
+        if tokens.device.type == "mps":
+            tokens = tokens.cpu()
+        (line, _), knots = self._y.factors, self.knots(tokens)
+        for start in range(0, self.shape[0], rows):
+            block = line[start : start + rows] @ knots
+            yield block.reshape(len(block), -1, self.shape[1])
+
+    def knots(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The maps at the knots along y: (knots, K w) of float32."""
         passes, ny, nx, k = tokens.shape
-        (my, mx), (h, w) = self._counts, self.shape
-        z = np.zeros((my, ny, mx, nx, k), np.float32)
-        for (block_y, block_x), one in zip(self._blocks, tokens, strict=True):
-            z[block_y, :, block_x] += one
-        z /= passes
-        along_y = self._u[0] @ z.reshape(my * ny, -1)
-        swapped = np.ascontiguousarray(along_y.reshape(h, mx * nx, k).swapaxes(0, 1))
-        both = self._u[1] @ swapped.reshape(mx * nx, -1)
-        out: npt.NDArray[np.float32] = both.reshape(w, h, k).swapaxes(0, 1)
-        return out
+        my, mx = len(self._y.distinct), len(self._x.distinct)
+        z = torch.zeros((my * mx, ny, nx, k), device=tokens.device)
+        block = (self._y.block * mx + self._x.block).to(tokens.device)
+        z.index_add_(0, block, tokens.float(), alpha=1 / passes)
+        # x leads; y and the classes follow.
+        z = z.reshape(my, mx, ny, nx, k).permute(1, 3, 0, 2, 4).reshape(mx * nx, my * ny * k)
+        line, union = self._x.factors
+        z = line @ (union @ z)
+        z = z.reshape(self.shape[1], my * ny, k).permute(1, 2, 0).reshape(my * ny, -1)
+        return self._y.factors[1] @ z
 
     def rows(self, tokens: torch.Tensor, pixels: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         """Features at some pixels: the rows of A at these, applied to ``tokens``.
@@ -129,7 +222,7 @@ class Operator:
         tokens
             (passes, ny, nx, C), of any floating dtype on any device.
         pixels
-            (n, 2) of (y, x).
+            (n, 2) of (y, x) in pixels.
 
         Returns
         -------
@@ -137,37 +230,22 @@ class Operator:
             (n, C).
         """
         passes, ny, nx, channels = tokens.shape
-        out = np.zeros((len(pixels), channels), np.float32)
-        u_y, u_x = self._u[0][pixels[:, 0]], self._u[1][pixels[:, 1]]
-        for (block_y, block_x), one in zip(self._blocks, tokens, strict=True):
-            a = u_y[:, block_y * ny : (block_y + 1) * ny]
-            b = u_x[:, block_x * nx : (block_x + 1) * nx]
-            product = _row_products(a, b)
-            # Strokes touch few tokens: only those leave the device, and half precision.
-            used, columns = np.unique(product.indices, return_inverse=True)
-            features = one.reshape(ny * nx, channels)[torch.from_numpy(used).to(one.device)]
-            product = sp.csr_array(
-                (product.data, columns, product.indptr), shape=(len(pixels), len(used))
-            )
-            out += product @ features.float().cpu().numpy()
-        out /= passes
-        return out
-
-
-def _row_products(a: sp.csr_array, b: sp.csr_array) -> sp.csr_array:
-    """Row by row Kronecker product of two sparse matrices (face-splitting product)."""
-    n = a.shape[0]
-    count_a, count_b = np.diff(a.indptr), np.diff(b.indptr)
-    pairs = count_a * count_b
-    indptr = np.concatenate([[0], np.cumsum(pairs)])
-    row = np.repeat(np.arange(n), pairs)
-    k = np.arange(indptr[-1]) - indptr[row]
-    i = a.indptr[row] + k // count_b[row]
-    j = b.indptr[row] + k % count_b[row]
-    return sp.csr_array(
-        (a.data[i] * b.data[j], a.indices[i] * b.shape[1] + b.indices[j], indptr),
-        shape=(n, a.shape[1] * b.shape[1]),
-    )
+        at = torch.from_numpy(np.ascontiguousarray(pixels.T))
+        parts = []
+        for axis, size, along in ((self._y, ny, at[0]), (self._x, nx, at[1])):
+            rows = axis.pixels[along]
+            # (n, passes, 2): the two entries of every pass's own lattice.
+            mine = axis.block[:, None] * 2 + torch.arange(2)
+            parts.append((rows.index[:, mine] % size, rows.weight[:, mine]))
+        (iy, wy), (ix, wx) = parts
+        index = iy[..., :, None] * nx + ix[..., None, :]
+        index += (torch.arange(passes) * ny * nx)[:, None, None]
+        weight = wy[..., :, None] * wx[..., None, :] / passes
+        # Strokes touch few tokens: only those leave the device, and half precision.
+        used, columns = torch.unique(index.flatten(1), return_inverse=True)
+        features = tokens.reshape(-1, channels)[used.to(tokens.device)].float().cpu()
+        found: npt.NDArray[np.float32] = (Rows(columns, weight.flatten(1)) @ features).numpy()
+        return found
 
 
 def rows_at(tokens: Tokens, pixels: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
@@ -186,6 +264,19 @@ def rows_at(tokens: Tokens, pixels: npt.NDArray[np.intp]) -> npt.NDArray[np.floa
         (n, C).
     """
     return tokens.operator.rows(tokens.data, pixels)
+
+
+def _project(tokens: Tokens, weight: npt.NDArray[np.float32]) -> torch.Tensor:
+    """Tokens (passes, ny, nx, C) times weights (K, C): (passes, ny, nx, K) of float32."""
+    data = tokens.data.reshape(-1, tokens.channels)
+    w = torch.as_tensor(weight, device=data.device).T
+    projected = torch.empty((len(data), w.shape[1]), device=data.device)
+    # Single precision of all tokens at once would leave the cache, and a GPU needs no pieces.
+    step = _TOKENS if data.device.type == "cpu" else len(data)
+    for start in range(0, len(data), step):
+        piece = slice(start, start + step)
+        torch.mm(data[piece].float(), w, out=projected[piece])
+    return projected.reshape(*tokens.data.shape[:-1], -1)
 
 
 def projected_maps(
@@ -209,12 +300,56 @@ def projected_maps(
     ndarray of float32
         (h, w, K).
     """
-    w = torch.as_tensor(weight.T.copy(), device=tokens.data.device)
-    # Pass by pass, so that half-precision tokens are never widened all at once.
-    projected = torch.stack([one.float() @ w for one in tokens.data])
-    maps = tokens.operator.maps(projected.cpu().numpy())
-    maps += bias
-    return maps
+    maps = tokens.operator.maps(_project(tokens, weight)).cpu().numpy()
+    found: npt.NDArray[np.float32] = np.ascontiguousarray(maps.swapaxes(1, 2))
+    found += bias
+    return found
+
+
+def predicted(
+    tokens: Tokens, weight: npt.NDArray[np.float32], bias: npt.NDArray[np.float32]
+) -> npt.NDArray[np.integer]:
+    """Index of the highest of the maps F W' + b at every pixel, the first of equals.
+
+    The maps are never there as a whole, but on a GPU.
+
+    Parameters
+    ----------
+    tokens
+        Tokens of one image.
+    weight
+        (K, C).
+    bias
+        (K,).
+
+    Returns
+    -------
+    ndarray of uint8, or int32 for more than 256 maps
+        (h, w).
+    """
+    projected = _project(tokens, weight)
+    # The rows of A sum to one: a bias at the tokens is one at the pixels.
+    projected += torch.as_tensor(bias, device=projected.device)
+    return best_of(tokens.operator, projected)
+
+
+def best_of(operator: Operator, projected: torch.Tensor) -> npt.NDArray[np.integer]:
+    """Index of the highest map of projected tokens (passes, ny, nx, K) at every pixel."""
+    count = projected.shape[-1]
+    dtype = torch.uint8 if count <= 256 else torch.int32
+    rows = _ROWS if projected.device.type == "cpu" else operator.shape[0]
+    found = []
+    for maps in operator.blocks(projected, rows):
+        best = maps[:, 0]
+        index = torch.zeros(best.shape, dtype=dtype, device=maps.device)
+        for k in range(1, count):
+            # Branches over the classes' borders are slow; a blend has none.
+            is_better = maps[:, k] > best
+            index = torch.where(is_better, torch.tensor(k, dtype=dtype), index)
+            best = torch.maximum(best, maps[:, k])
+        found.append(index)
+    whole: npt.NDArray[np.integer] = torch.cat(found).cpu().numpy()
+    return whole
 
 
 def dense_map(tokens: Tokens) -> npt.NDArray[np.float32]:
@@ -225,4 +360,5 @@ def dense_map(tokens: Tokens) -> npt.NDArray[np.float32]:
     ndarray of float32
         (h, w, C).
     """
-    return tokens.operator.maps(tokens.data.float().cpu().numpy())
+    maps: npt.NDArray[np.float32] = tokens.operator.maps(tokens.data).cpu().numpy()
+    return maps.swapaxes(1, 2)
