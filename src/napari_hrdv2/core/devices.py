@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from .errors import DeviceError
@@ -75,11 +77,34 @@ def batch_size(device: torch.device, tokens: int, dim: int, dtype: torch.dtype) 
     """
     if device.type == "cpu":
         return max(1, _CPU_BATCH_TOKENS // tokens)
+    return int(max(1, _free(device) // 2 // (tokens * dim * _WIDTHS_IN_FLIGHT * dtype.itemsize)))
+
+
+def room_for(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Empty tensor on a device, or on the CPU where it would take more than a quarter there.
+
+    Parameters
+    ----------
+    shape, dtype
+        Of the tensor.
+    device
+        Where it is wanted.
+    """
+    wanted = 4 * math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" and wanted <= _free(device):
+        try:
+            return torch.empty(shape, dtype=dtype, device=device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+    return torch.empty(shape, dtype=dtype)
+
+
+def _free(device: torch.device) -> int:
+    """Bytes that a GPU has left."""
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    return int(max(1, free // 2 // (tokens * dim * _WIDTHS_IN_FLIGHT * dtype.itemsize)))
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -39,3 +39,7 @@ class ModelError(HRDv2Error):
 
 class SettingsMismatchError(ModelError):
     """A classifier was given tokens made with other settings than its own."""
+
+
+class Cancelled(Exception):  # noqa: N818, nothing is wrong
+    """Somebody who waited for the work does so no more."""

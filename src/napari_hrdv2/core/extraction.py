@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import cached_property, lru_cache
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Literal, get_args
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import ValidationError
 
 from . import devices
-from .errors import DeviceError, HRDv2Error, WeightsError
+from .cache import TokenStore, digest_of, pass_key
+from .errors import Cancelled, DeviceError, HRDv2Error, WeightsError
 from .normalise import stretch
 from .settings import Settings
 from .tokens import Tokens
-from .transforms import token_count
+from .transforms import Transform, token_count
 from .vit import VisionTransformer
 from .weights import Progress, Weights, find, load_vit
 
@@ -115,13 +117,15 @@ class FeatureExtractor:
         """Where the backbone runs now: the CPU, once the chosen device proved too small."""
         return self._device
 
-    def extract(self, image: npt.ArrayLike) -> Tokens:
+    def extract(self, image: npt.ArrayLike, *, store: TokenStore | None = None) -> Tokens:
         """All passes of one image.
 
         Parameters
         ----------
         image
             (h, w) or (h, w, 3 or 4), any real dtype; see :func:`.normalise.stretch`.
+        store
+            Where passes are looked for first, and kept; see :meth:`passes`.
 
         Raises
         ------
@@ -130,66 +134,72 @@ class FeatureExtractor:
         DeviceError
             If not even one pass fits into the memory.
         """
-        *_, tokens = self.passes(image)
+        *_, tokens = self.passes(image, store=store)
         return tokens
 
-    def passes(self, image: npt.ArrayLike) -> Iterator[Tokens]:
+    def passes(
+        self,
+        image: npt.ArrayLike,
+        *,
+        store: TokenStore | None = None,
+        digest: str | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Tokens]:
         """Yield the tokens made so far after every pass; close the generator to cancel.
 
-        What is yielded is complete in itself and shares memory with what follows.
+        What is yielded is complete in itself and shares memory with what follows. On a GPU
+        the tokens stay there while they fit.
 
         Parameters
         ----------
         image
             (h, w) or (h, w, 3 or 4), any real dtype.
+        store
+            Passes that it holds are not computed, and those computed are kept in it. It holds
+            half precision: ``precision="float32"`` leaves it alone.
+        digest
+            The image's, where it is known already.
+        is_cancelled
+            Asked now and then, many times during a pass.
 
         Raises
         ------
         ImageError, DeviceError
             As :meth:`extract`.
+        Cancelled
+            Once ``is_cancelled`` says so.
         """
-        settings, vit = self.settings, self._vit
-        pixels = torch.from_numpy(stretch(image, settings.percentiles)).permute(2, 0, 1)
-        shape = (pixels.shape[1], pixels.shape[2])
-        assert settings.stride is not None
-        patch, stride = vit.patch, settings.stride
-        grid = [token_count(n, patch, stride) for n in shape]
-        window = tuple(patch + (n - 1) * stride for n in grid)
+        image = np.asarray(image)
+        settings = self.settings
         transforms = settings.transforms()
-        lattices = tuple(t.lattice(shape, patch, stride, settings.boundary) for t in transforms)
-        data = torch.empty((len(transforms), *grid, vit.dim), dtype=self._store)
-        batch = devices.batch_size(self._device, grid[0] * grid[1], vit.dim, self._dtype)
-        done = 0
-        while done < len(transforms):
-            turned = transforms[done].transposes
-            # The first pass goes alone: somebody waits for it.
-            end = done + 1 if done == 0 else min(done + batch, len(transforms))
-            _, alike = next(groupby(transforms[done:end], key=attrgetter("transposes")))
-            group = list(alike)
-            size = (window[1], window[0]) if turned else (window[0], window[1])
-            try:
-                images = torch.stack([t.read(pixels, settings.boundary, size) for t in group])
-                found = self._forward(images, stride)
-            except (RuntimeError, MemoryError) as error:
-                if not devices.is_out_of_memory(error):
-                    raise
-                batch = self._make_room(len(group), grid[0] * grid[1])
+        keys: tuple[str, ...] = ()
+        if store is not None and self._store == torch.float16:
+            digest = digest or digest_of(image)
+            keys = tuple(pass_key(digest, settings, t) for t in transforms)
+        job = _Passes(self, image, transforms)
+        while job.done < len(transforms):
+            if is_cancelled():
+                raise Cancelled
+            known = store.load(keys[job.done]) if store is not None and keys else None
+            if known is not None and job.take(known):
+                yield job.tokens()
                 continue
-            for transform, tokens in zip(group, found, strict=True):
-                data[done] = transform.undo_tokens(tokens)
-                done += 1
-                yield Tokens(data[:done], lattices[:done], shape, settings)
+            for _ in job.compute(is_cancelled):
+                if store is not None and keys:
+                    store.save(keys[job.done - 1], job.last)
+                yield job.tokens()
 
-    def _forward(self, images: torch.Tensor, stride: int) -> torch.Tensor:
-        """Finite tokens (batch, ny, nx, C) on the CPU, of grey or RGB images in [0, 1]."""
-        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (_MEAN, _STD))
+    def _forward(self, images: torch.Tensor, on_block: Callable[[], None]) -> torch.Tensor:
+        """Finite tokens (batch, ny, nx, C) of grey or RGB images in [0, 1]."""
+        images = images.to(self._device)
+        mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
         images = (images - mean) / std
-        tokens: torch.Tensor = self._vit(images.to(self._device, self._dtype), stride)
-        tokens = tokens.to("cpu", self._store)
+        stride = self.settings.stride
+        tokens: torch.Tensor = self._vit(images.to(self._dtype), stride, on_block).to(self._store)
         if self._dtype != torch.float32 and not tokens.isfinite().all():
             # Weights that overflow half precision once do so again.
             self._dtype = torch.float32
-            tokens = self._vit(images.to(self._device), stride).to("cpu", self._store)
+            tokens = self._vit(images, stride, on_block).to(self._store)
         if not tokens.isfinite().all():
             raise WeightsError(f"the weights {self.weights.path} give tokens that are not finite")
         return tokens
@@ -204,13 +214,109 @@ class FeatureExtractor:
                 "the memory does not suffice for one pass over this image: crop it, shrink it, "
                 "or use a larger stride or a smaller model"
             )
+        return self._go_on_with_the_cpu("has too little memory for this image", tokens)
+
+    def _go_on_with_the_cpu(self, why: str, tokens: int) -> int:
+        """Leave a device that cannot do the work; how many images to try next."""
         warnings.warn(
-            f"{self._device} has too little memory for this image: going on with the CPU",
+            f"{self._device} {why}: going on with the CPU",
             DeviceWarning,
             stacklevel=2,
         )
         self._device, self._dtype = torch.device("cpu"), torch.float32
         return devices.batch_size(self._device, tokens, self._vit.dim, self._dtype)
+
+
+class _Passes:
+    """The passes over one image, as far as they are done."""
+
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        image: npt.NDArray[Any],
+        transforms: tuple[Transform, ...],
+    ) -> None:
+        self.done = 0
+        self._extractor, self._image, self._transforms = extractor, image, transforms
+        self._settings = settings = extractor.settings
+        assert settings.patch is not None
+        assert settings.stride is not None
+        # What is wrong with an image of other dimensions, stretching it says.
+        self._shape = (image.shape[0], image.shape[1]) if image.ndim > 1 else (1, 1)
+        patch, stride = settings.patch, settings.stride
+        self._grid = [token_count(n, patch, stride) for n in self._shape]
+        self._window = tuple(patch + (n - 1) * stride for n in self._grid)
+        self._lattices = tuple(
+            t.lattice(self._shape, patch, stride, settings.boundary) for t in transforms
+        )
+        self._data: torch.Tensor | None = None
+        self._batch = 0
+
+    @property
+    def last(self) -> torch.Tensor:
+        """Tokens of the last pass done."""
+        assert self._data is not None
+        return self._data[self.done - 1]
+
+    def tokens(self) -> Tokens:
+        """What is done."""
+        assert self._data is not None
+        done = self.done
+        return Tokens(self._data[:done], self._lattices[:done], self._shape, self._settings)
+
+    def take(self, found: torch.Tensor) -> bool:
+        """Take the next pass over; False if it is none of this image."""
+        if self._data is None:
+            shape = (len(self._transforms), *self._grid, found.shape[-1])
+            extractor = self._extractor
+            self._data = devices.room_for(shape, extractor._store, extractor.device)
+        if found.shape != self._data.shape[1:]:
+            return False
+        self._data[self.done] = found
+        self.done += 1
+        return True
+
+    @cached_property
+    def _pixels(self) -> torch.Tensor:
+        stretched = torch.from_numpy(stretch(self._image, self._settings.percentiles))
+        return stretched.permute(2, 0, 1).to(self._extractor.device)
+
+    def compute(self, is_cancelled: Callable[[], bool]) -> Iterator[None]:
+        """Compute the next passes that go together, yielding after each."""
+
+        def on_block() -> None:
+            if is_cancelled():
+                raise Cancelled
+
+        extractor, pixels = self._extractor, self._pixels
+        tokens = self._grid[0] * self._grid[1]
+        self._batch = self._batch or devices.batch_size(
+            extractor.device, tokens, extractor._vit.dim, extractor._dtype
+        )
+        # The first pass goes alone: somebody waits for it.
+        end = self.done + (self._batch if self.done else 1)
+        turned = attrgetter("transposes")
+        _, alike = next(groupby(self._transforms[self.done : end], key=turned))
+        group = list(alike)
+        window = (self._window[0], self._window[1])
+        size = window[::-1] if group[0].transposes else window
+        boundary = self._settings.boundary
+        try:
+            images = torch.stack([t.read(pixels, boundary, size) for t in group])
+            found = extractor._forward(images, on_block)
+        except (RuntimeError, MemoryError) as error:
+            if devices.is_out_of_memory(error):
+                self._batch = extractor._make_room(len(group), tokens)
+            elif extractor.device.type == "mps" and isinstance(error, NotImplementedError):
+                self._batch = extractor._go_on_with_the_cpu("cannot run this model", tokens)
+            else:
+                raise
+            if extractor.device != pixels.device:
+                del self._pixels
+            return
+        for transform, one in zip(group, found, strict=True):
+            self.take(transform.undo_tokens(one))
+            yield
 
 
 def make_settings(settings: Settings | None = None, **changes: Any) -> Settings:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -293,7 +293,12 @@ class VisionTransformer(nn.Module):
         return grid.flatten(2).transpose(1, 2)
 
     @torch.no_grad()
-    def forward(self, images: Tensor, stride: int | None = None) -> Tensor:
+    def forward(
+        self,
+        images: Tensor,
+        stride: int | None = None,
+        on_block: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Patch tokens after the last norm.
 
         Parameters
@@ -303,6 +308,8 @@ class VisionTransformer(nn.Module):
             least one patch high and wide; pixels beyond the last whole patch are ignored.
         stride
             Distance of the patches in pixels, by default the patch size.
+        on_block
+            Called before every block; what it raises ends the pass.
 
         Returns
         -------
@@ -311,6 +318,8 @@ class VisionTransformer(nn.Module):
         """
         x, ny, nx = self._embed(images, stride or self.patch)
         for block in self.blocks:
+            if on_block is not None:
+                on_block()
             x = block(x)
         out: Tensor = self.norm(x[:, x.shape[1] - ny * nx :])
         return out.reshape(len(out), ny, nx, -1)
