@@ -85,7 +85,7 @@ def read() -> Preferences:
     return _usable(_settings())
 
 
-def follow(callback: Callable[[Preferences], None]) -> Callable[[], None]:
+def follow(callback: Callable[[Preferences], object]) -> Callable[[], None]:
     """Tell of every change of the preferences.
 
     Parameters
@@ -160,8 +160,7 @@ def clear_cache() -> None:
 
     from .core.cache import TokenStore
 
-    preferences = read()
-    store = TokenStore(token_folder(preferences), preferences.disk_bytes)
+    store = TokenStore(token_folder(read()), 0)
     before = store.size
     store.clear()
     show_info(f"Cleared {decimal(before - store.size)} of saved features in {store.folder}")
