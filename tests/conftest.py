@@ -69,9 +69,9 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of weights that holds nothing; the folder where they would lie."""
+    """A cache that holds nothing, never the user's; the folder where weights would lie."""
     monkeypatch.setenv("NAPARI_HRDV2_CACHE", str(tmp_path / "cache"))
     return weights_module.cache_folder()
 

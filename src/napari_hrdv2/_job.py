@@ -1,8 +1,7 @@
-"""One segmentation to be computed, with all it needs: what a session hands to a thread."""
+"""The work of a session, with all it needs: what a session hands to other threads."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
 from collections.abc import Generator
@@ -13,13 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .core.classifier import PixelClass, PixelClassifier, check_strokes
-from .core.errors import StrokesError
+from .core.cache import TokenMemory, TokenStore, digest_of
+from .core.classifier import PixelClass, PixelClassifier, StrokeRows, check_strokes
+from .core.errors import Cancelled, StrokesError, WeightsError
 from .core.extraction import FeatureExtractor
 from .core.settings import Settings
 from .core.tokens import Tokens
 
 _POLL_S = 0.1
+NOTHING_PAINTED = "Nothing is painted: paint at least a stroke of each of two classes."
 
 
 class Progress(NamedTuple):
@@ -53,16 +54,48 @@ class Made(NamedTuple):
     extractor: FeatureExtractor
 
 
-class Seen(NamedTuple):
-    """Tokens of one image, known by its content."""
+class Sight(NamedTuple):
+    """Features of an image, as far as they are made.
 
+    Attributes
+    ----------
+    generation
+        Of the look that found them.
+    made
+        What extracted them.
+    digest
+        The image's content.
+    tokens
+        Of the passes made so far.
+    """
+
+    generation: int
+    made: Made
     digest: str
     tokens: Tokens
 
 
+class Part(NamedTuple):
+    """The segmentation of a region, which comes before the rest.
+
+    Attributes
+    ----------
+    generation
+        Of the job.
+    region
+        Rows and columns.
+    labels
+        (h, w) of uint16, of the region.
+    """
+
+    generation: int
+    region: tuple[slice, slice]
+    labels: npt.NDArray[np.uint16]
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What a job found.
+    """What a segmenting job found.
 
     Attributes
     ----------
@@ -70,39 +103,24 @@ class Result:
         (h, w) of uint16, the segmentation.
     trained
         Whether a classifier was trained on strokes, or the one at hand applied.
-    extracted
-        Whether features were extracted, or those at hand used again.
+    passes
+        How many passes the features were of.
     seconds
         How long it took.
     """
 
     labels: npt.NDArray[np.uint16]
     trained: bool
-    extracted: bool
+    passes: int
     seconds: float
     generation: int
     classifier: PixelClassifier
-    made: Made
-    seen: Seen
 
 
-class _Cancelled(Exception):  # noqa: N818, nothing is wrong
-    """Ends a download that nobody waits for any more."""
+class _Cancellable:
+    """What can be told from any thread that nobody waits for it."""
 
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """One segmentation to be computed, with all it needs; :meth:`Session.prepare` makes it."""
-
-    generation: int
-    image: Any
-    strokes: npt.NDArray[Any] | None
-    classes: tuple[PixelClass, ...]
-    wanted: Wanted
-    classifier: PixelClassifier | None
-    made: Made | None
-    seen: Seen | None
-    _cancelled: threading.Event = field(default_factory=threading.Event)
+    _cancelled: threading.Event
 
     def cancel(self) -> None:
         """Give up at the next step; safe from any thread."""
@@ -113,89 +131,136 @@ class Job:
         """Whether it was given up."""
         return self._cancelled.is_set()
 
-    def run(self) -> Generator[Progress, None, Result]:
-        """Do the work step by step, in any thread.
+
+@dataclass(frozen=True, eq=False)
+class Segmenting(_Cancellable):
+    """Train on strokes and segment, from features at hand; :meth:`Session.prepare` makes it."""
+
+    generation: int
+    tokens: Tokens
+    strokes: npt.NDArray[Any] | None
+    classes: tuple[PixelClass, ...]
+    classifier: PixelClassifier | None
+    rows: StrokeRows
+    region: tuple[slice, slice] | None
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> Generator[Part | None, None, Result]:
+        """Do the work step by step, in any thread; close the generator to cancel.
 
         Yields
         ------
-        Progress
-            Before and after everything that takes long; close the generator to cancel.
-
-        Returns
-        -------
-        Result
-            For :meth:`Session.accept`.
+        Part or None
+            The region's segmentation once it is there; nothing between the other steps.
 
         Raises
         ------
         HRDv2Error
-            If image, strokes, settings, weights or model cannot be used.
+            If strokes or model cannot be used.
         """
         start = time.perf_counter()
-        yield Progress(0, 0, "Reading the image")
-        image = np.asarray(self.image)
-        strokes = self._painted(image)
-        wanted = self.wanted
-        if strokes is None:
-            # A classifier knows only the features that it was trained on.
-            assert self.classifier is not None
-            wanted = wanted._replace(settings=self.classifier.settings_)
-        made = self.made
-        if made is None or made.wanted != wanted:
-            made = Made(wanted, (yield from self._make_extractor(wanted)))
-        extractor = made.extractor
-        digest = digest_of(image)
-        seen = self.seen
-        extracted = (
-            seen is None or seen.digest != digest or seen.tokens.settings != extractor.settings
-        )
-        total = extractor.settings.passes
-        if extracted:
-            yield Progress(0, total, f"Pass 1 of {total}")
-            for tokens in extractor.passes(image):
-                following = min(tokens.passes + 1, total)
-                yield Progress(tokens.passes, total, f"Pass {following} of {total}")
-            seen = Seen(digest, tokens)
-        assert seen is not None
-        if strokes is None:
-            assert self.classifier is not None
-            classifier = self.classifier
-        else:
-            yield Progress(total, total, "Training on the strokes")
-            classifier = PixelClassifier().fit(seen.tokens, strokes, self.classes)
-        yield Progress(total, total, "Segmenting")
-        labels = classifier.predict(seen.tokens)
+        strokes = check_painted(self.strokes, self.tokens.image_shape, self.classes)
+        classifier = self.classifier
+        if strokes is not None:
+            classifier = PixelClassifier().fit(
+                self.tokens, strokes, self.classes, start=classifier, rows=self.rows
+            )
+        elif classifier is None:
+            raise StrokesError(NOTHING_PAINTED)
+        yield None
+        if self.region is not None and self.tokens.settings.boundary != "periodic":
+            there = classifier.predict(self.tokens.crop(self.region))
+            yield Part(self.generation, self.region, there)
         return Result(
-            labels=labels,
+            labels=classifier.predict(self.tokens),
             trained=strokes is not None,
-            extracted=extracted,
+            passes=self.tokens.passes,
             seconds=time.perf_counter() - start,
             generation=self.generation,
             classifier=classifier,
-            made=made,
-            seen=seen,
         )
 
-    def _painted(self, image: npt.NDArray[Any]) -> npt.NDArray[np.integer] | None:
-        """The strokes to train on; None to apply the classifier at hand instead."""
-        labels: list[int] = []
-        if self.strokes is not None:
-            strokes = check_strokes(self.strokes, (image.shape[0], image.shape[1]))
-            labels = np.flatnonzero(np.bincount(strokes.ravel())).tolist()
-            labels = [label for label in labels if label]
-        if not labels:
-            if self.classifier is None:
-                raise StrokesError(
-                    "Nothing is painted: paint at least a stroke of each of two classes."
-                )
-            return None
-        if len(labels) == 1:
-            # Said before the features are extracted, not after.
-            name = next((c.name for c in self.classes if c.label == labels[0]), str(labels[0]))
-            raise StrokesError(
-                f"Only the class '{name}' is painted: paint at least a stroke of one more."
-            )
-        return strokes
+
+def check_painted(
+    strokes: npt.NDArray[Any] | None, shape: tuple[int, int], classes: tuple[PixelClass, ...]
+) -> npt.NDArray[np.integer] | None:
+    """Strokes to train on, None where nothing is painted.
+
+    Raises
+    ------
+    StrokesError
+        If they do not fit the image, or only one class is painted.
+    """
+    if strokes is None:
+        return None
+    strokes = check_strokes(strokes, shape)
+    if not strokes.any():
+        return None
+    first = int(strokes.max())
+    if not (strokes[strokes > 0] != first).any():
+        name = next((c.name for c in classes if c.label == first), str(first))
+        raise StrokesError(
+            f"Only the class '{name}' is painted: paint at least a stroke of one more."
+        )
+    return strokes
+
+
+@dataclass(frozen=True, eq=False)
+class Look(_Cancellable):
+    """Get the features of an image, from memory, disk or the backbone; of :meth:`Session.look`."""
+
+    generation: int
+    image: Any
+    wanted: Wanted
+    made: Made | None
+    memory: TokenMemory
+    store: TokenStore
+    download: bool
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> Generator[Progress | Sight, None, Sight | None]:
+        """Do the work pass by pass, in any thread; close the generator to cancel.
+
+        Yields
+        ------
+        Progress or Sight
+            Progress before everything that takes long, and a sight after every pass.
+
+        Returns
+        -------
+        Sight or None
+            With all passes; None where the weights would have to be downloaded, and must not.
+
+        Raises
+        ------
+        HRDv2Error
+            If image, settings or weights cannot be used.
+        Cancelled
+            If it was cancelled within a pass.
+        """
+        yield Progress(0, 0, "Reading the image")
+        image = np.asarray(self.image)
+        made = self.made
+        if made is None or made.wanted != self.wanted:
+            try:
+                made = Made(self.wanted, (yield from self._make_extractor(self.wanted)))
+            except WeightsError:
+                if self.download:
+                    raise
+                return None
+        extractor, digest = made.extractor, digest_of(image)
+        tokens = self.memory.get(digest, extractor.settings)
+        if tokens is None:
+            total = extractor.settings.passes
+            yield Progress(0, total, f"Pass 1 of {total}")
+            for tokens in extractor.passes(
+                image, store=self.store, digest=digest, is_cancelled=self._cancelled.is_set
+            ):
+                yield Sight(self.generation, made, digest, tokens)
+                following = min(tokens.passes + 1, total)
+                yield Progress(tokens.passes, total, f"Pass {following} of {total}")
+        assert tokens is not None
+        return Sight(self.generation, made, digest, tokens)
 
     def _make_extractor(self, wanted: Wanted) -> Generator[Progress, None, FeatureExtractor]:
         """Make the extractor in a thread of its own: a download has no steps of ours."""
@@ -204,7 +269,7 @@ class Job:
 
         def downloading(done: int, total: int) -> None:
             if self._cancelled.is_set():
-                raise _Cancelled
+                raise Cancelled
             received[:] = done, total
 
         def make() -> None:
@@ -215,6 +280,7 @@ class Job:
                         device=wanted.device,
                         weights=wanted.weights,
                         progress=downloading,
+                        download=self.download,
                     )
                 )
             except BaseException as error:  # it is raised again where somebody listens
@@ -229,10 +295,3 @@ class Job:
                 text = "Getting the weights (downloaded the first time)"
             yield Progress(round(done), round(total), text)
         return future.result()
-
-
-def digest_of(image: npt.NDArray[Any]) -> str:
-    """Identity of an image's content."""
-    digest = hashlib.sha256(f"{image.shape} {image.dtype.str}".encode())
-    digest.update(np.ascontiguousarray(image).reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()

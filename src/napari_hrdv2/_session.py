@@ -1,8 +1,10 @@
 """State of one annotation session: what a window shows and works on, without a window.
 
-Data flow one way. A window asks for a :class:`Job`, runs it wherever it likes (it is a
-generator that touches nothing but its own inputs), and hands the :class:`Result` back to
-:meth:`Session.accept`, which tells everybody by signals.
+Data flow one way. A window asks for a job, runs it wherever it likes (it is a generator that
+touches nothing but its own inputs), and hands back what it found, which tells everybody by
+signals. There are two kinds, which may run side by side: a :class:`Look` finds an image's
+features pass by pass (:meth:`Session.saw`), a :class:`Segmenting` job trains on strokes and
+segments, from the features there are (:meth:`Session.accept`).
 """
 
 from __future__ import annotations
@@ -16,13 +18,33 @@ import numpy as np
 import numpy.typing as npt
 from psygnal import Signal
 
-from ._job import Job, Made, Result, Seen, Wanted
-from .core.classifier import MAX_LABEL, Colour, PixelClass, PixelClassifier, default_class
+from ._job import (
+    NOTHING_PAINTED,
+    Look,
+    Made,
+    Part,
+    Result,
+    Segmenting,
+    Sight,
+    Wanted,
+    check_painted,
+)
+from .core.cache import TokenMemory, TokenStore, default_folder
+from .core.classifier import (
+    MAX_LABEL,
+    Colour,
+    PixelClass,
+    PixelClassifier,
+    StrokeRows,
+    default_class,
+)
 from .core.errors import ModelError, StrokesError
 from .core.extraction import make_settings
 from .core.settings import Settings
+from .core.tokens import Tokens
 
 MODEL_SUFFIX = ".safetensors"
+_GIGABYTE = 10**9
 # Settings that only the weights tell; they go when other weights are chosen.
 _OF_THE_WEIGHTS = ("model", "weights_sha256", "patch")
 
@@ -34,6 +56,8 @@ class Session:
 
     Attributes
     ----------
+    memory, store
+        Where features are kept, in memory and on disk.
     classes_changed
         Classes were added, removed, renamed or recoloured.
     current_changed
@@ -48,7 +72,7 @@ class Session:
     >>> session = Session()
     >>> session.add_class("pore").label
     3
-    >>> job = session.prepare(image, strokes)  # doctest: +SKIP
+    >>> look = session.look(image)  # doctest: +SKIP
     """
 
     classes_changed = Signal()
@@ -62,9 +86,13 @@ class Session:
         self._untouched = True
         self._wanted = Wanted(Settings(), "auto", None)
         self._classifier: PixelClassifier | None = None
+        self.memory = TokenMemory(2 * _GIGABYTE)
+        self.store = TokenStore(default_folder(), 10 * _GIGABYTE)
         self._made: Made | None = None
-        self._seen: Seen | None = None
-        self._generation = 0
+        self._image: Any = None
+        self._sight: Sight | None = None
+        self._rows = StrokeRows()
+        self._looks = self._generation = 0
 
     # Classes -------------------------------------------------------------------------------
 
@@ -247,34 +275,126 @@ class Session:
         """The classifier trained or loaded last."""
         return self._classifier
 
-    def prepare(self, image: Any, strokes: npt.NDArray[Any] | None = None) -> Job:
-        """Job that segments an image; results of earlier jobs are dropped from now on.
-
-        Where strokes are painted the job trains on them, else it applies the classifier at
-        hand.
+    def look(
+        self, image: Any, strokes: npt.NDArray[Any] | None = None, *, download: bool = True
+    ) -> Look:
+        """Job that finds an image's features; those of earlier looks are dropped from now on.
 
         Parameters
         ----------
         image
             (h, w) or (h, w, 3 or 4): an array, or what :func:`numpy.asarray` makes one of.
         strokes
+            What is painted on it; without, the classifier at hand says which features it needs.
+        download
+            Whether weights that are not on this machine are downloaded.
+        """
+        self._looks += 1
+        if image is not self._image:
+            self._image, self._sight = image, None
+            self._generation += 1
+        wanted, applied = self._wanted, self._applied(strokes)
+        if applied is not None:
+            wanted = wanted._replace(settings=applied.settings_)
+        return Look(
+            generation=self._looks,
+            image=image,
+            wanted=wanted,
+            made=self._made,
+            memory=self.memory,
+            store=self.store,
+            download=download,
+        )
+
+    def saw(self, sight: Sight) -> bool:
+        """Take over what a look found.
+
+        Returns
+        -------
+        bool
+            False, and nothing changed, if another look was asked for meanwhile.
+        """
+        if sight.generation != self._looks:
+            return False
+        self._made, self._sight = sight.made, sight
+        if sight.tokens.is_complete:
+            self.memory.put(sight.digest, sight.tokens)
+        return True
+
+    @property
+    def has_features(self) -> bool:
+        """Whether features of an image are at hand."""
+        return self._sight is not None
+
+    def tokens_for(self, image: Any, strokes: npt.NDArray[Any] | None) -> Tokens | None:
+        """The features at hand of an image, as far as they are made, None if there are none."""
+        sight = self._sight
+        if sight is None or image is not self._image:
+            return None
+        applied = self._applied(strokes)
+        if applied is None:
+            fits = sight.made.wanted == self._wanted
+        else:
+            # Made for it with other weights, it says itself what is wrong.
+            fits = applied.settings_ in (sight.tokens.settings, sight.made.wanted.settings)
+        return sight.tokens if fits else None
+
+    def _applied(self, strokes: npt.NDArray[Any] | None) -> PixelClassifier | None:
+        """The classifier at hand where nothing is painted: it knows only its own features."""
+        is_painted = strokes is not None and bool(np.any(strokes))
+        return None if is_painted else self._classifier
+
+    def check(self, image: Any, strokes: npt.NDArray[Any] | None) -> None:
+        """Refuse what cannot be segmented, before anything is computed.
+
+        Raises
+        ------
+        StrokesError
+            If the strokes do not fit, or neither they nor a classifier tell the classes.
+        """
+        height, width = image.shape[:2]
+        if check_painted(strokes, (height, width), self.classes) is None and not self._classifier:
+            raise StrokesError(NOTHING_PAINTED)
+
+    def prepare(
+        self,
+        tokens: Tokens,
+        strokes: npt.NDArray[Any] | None = None,
+        region: tuple[slice, slice] | None = None,
+    ) -> Segmenting:
+        """Job that segments an image from features at hand; earlier ones' results are dropped.
+
+        Where strokes are painted the job trains on them, else it applies the classifier at
+        hand.
+
+        Parameters
+        ----------
+        tokens
+            Of the image, see :meth:`tokens_for`.
+        strokes
             (h, w) of labels, 0 where not painted. They must not change while the job runs.
+        region
+            Rows and columns that are segmented first.
         """
         self._generation += 1
-        return Job(
+        return Segmenting(
             generation=self._generation,
-            image=image,
+            tokens=tokens,
             strokes=strokes,
             classes=self.classes,
-            wanted=self._wanted,
             classifier=self._classifier,
-            made=self._made,
-            seen=self._seen,
+            rows=self._rows,
+            region=region,
         )
 
     def drop(self) -> None:
-        """Have no use for the results of jobs made so far."""
+        """Have no use for what jobs made so far may still find."""
+        self._looks += 1
         self._generation += 1
+
+    def is_current(self, found: Part | Result) -> bool:
+        """Whether no later job was prepared, and nothing dropped."""
+        return found.generation == self._generation
 
     def accept(self, result: Result) -> bool:
         """Take over what a job found.
@@ -284,9 +404,8 @@ class Session:
         bool
             False, and nothing changed, if the result is of an earlier generation.
         """
-        if result.generation != self._generation:
+        if not self.is_current(result):
             return False
-        self._made, self._seen = result.made, result.seen
         # Painted labels that no class had; names given while the job ran stay.
         painted = result.classifier.pixel_classes_
         self._put(c for c in painted if c.label not in self._classes)
@@ -314,7 +433,7 @@ class Session:
             If there is no classifier yet, or the file cannot be written.
         """
         if self._classifier is None:
-            raise ModelError("There is no model to save yet: press Segment first.")
+            raise ModelError("There is no model to save yet: paint strokes first.")
         path = Path(path)
         if path.suffix != MODEL_SUFFIX:
             path = path.with_name(path.name + MODEL_SUFFIX)

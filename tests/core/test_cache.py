@@ -53,8 +53,11 @@ def test_what_is_saved_is_loaded(store):
     torch.testing.assert_close(store.load(KEY), tokens_of().transpose(0, 1), rtol=0, atol=0)
     assert store.size == sum(path.stat().st_size for path in store.folder.iterdir()) > 0
     assert TokenStore(store.folder, 10**6).load(KEY) is not None
+    model = store.folder / "model.safetensors"
+    model.write_text("somebody's own")
     store.clear()
     assert (store.load(KEY), store.size) == (None, 0)
+    assert model.exists()
 
 
 def test_no_budget_switches_it_off(tmp_path):
@@ -332,6 +335,8 @@ def test_memory_keeps_what_was_used_last():
     memory.put("c", first)
     assert memory.get("b", second.settings) is None
     assert memory.get("a", first.settings) is first
+    memory.clear()
+    assert memory.get("a", first.settings) is None
     large = some(100)
     memory.put("d", large)
     assert memory.get("d", large.settings) is large

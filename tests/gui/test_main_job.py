@@ -56,7 +56,7 @@ def test_paint_and_segment(
     clock.start(20)
     click(panel.segment_button)
     assert panel.is_busy
-    assert not panel.segment_button.isVisible()
+    assert not panel.segment_button.isEnabled()
     assert panel.cancel_button.isVisible()
     finished(panel)
     clock.stop()
@@ -91,5 +91,5 @@ def test_paint_and_segment(
     assert not (before == 4).any()
     assert (segmentation.data[100:180, 465:475] == 4).mean() > 0.8
     assert viewer.layers.selection.active is strokes
-    assert panel.status.text().startswith("Trained again")
+    assert panel.status.text().startswith("Trained and segmented")
     assert segmentation.colormap.color_dict[4].tolist() == strokes.colormap.color_dict[4].tolist()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_hrdv2._job import Job, Progress, Result
+from napari_hrdv2._job import Look, Result, Segmenting
 from napari_hrdv2._session import Session
 
 
@@ -37,8 +37,10 @@ def strokes() -> np.ndarray:
 
 
 @pytest.fixture
-def run() -> Callable[..., tuple[Result, list[Progress]]]:
-    def run(job: Job) -> tuple[Result, list[Progress]]:
+def run() -> Callable[..., tuple[Any, list[Any]]]:
+    """What a job returns, and what it yields."""
+
+    def run(job: Look | Segmenting) -> tuple[Any, list[Any]]:
         work, steps = job.run(), []
         while True:
             try:
@@ -47,6 +49,23 @@ def run() -> Callable[..., tuple[Result, list[Progress]]]:
                 return stop.value, steps
 
     return run
+
+
+@pytest.fixture
+def segment(run: Any) -> Callable[..., Result]:
+    """Everything from an image to its segmentation, accepted."""
+
+    def segment(session: Session, image: np.ndarray, strokes: Any = None) -> Result:
+        session.check(image, strokes)
+        sight, _ = run(session.look(image, strokes))
+        assert session.saw(sight)
+        tokens = session.tokens_for(image, strokes)
+        assert tokens is not None
+        result, _ = run(session.prepare(tokens, strokes))
+        assert session.accept(result)
+        return result
+
+    return segment
 
 
 @pytest.fixture

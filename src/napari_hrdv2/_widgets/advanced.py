@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
+    QLabel,
     QLineEdit,
     QPushButton,
     QSizePolicy,
@@ -38,6 +40,8 @@ class AdvancedSettings(QWidget):
     ----------
     failed
         A value was refused, with the reason.
+    cleared
+        The cache of features was cleared, with what to tell of it.
 
     Examples
     --------
@@ -45,6 +49,7 @@ class AdvancedSettings(QWidget):
     """
 
     failed = Signal(object)
+    cleared = Signal(str)
 
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -93,6 +98,16 @@ class AdvancedSettings(QWidget):
         file_row.setContentsMargins(0, 0, 0, 0)
         file_row.addWidget(self.weights)
         file_row.addWidget(self.browse)
+        self.cache_size = QLabel()
+        self.cache_size.setToolTip(
+            "Features of images are kept on disk, so that no image is computed twice. The "
+            "preferences say where, and how much room they may take."
+        )
+        self.clear = QPushButton("Clear cache")
+        cache_row = QHBoxLayout()
+        cache_row.setContentsMargins(0, 0, 0, 0)
+        cache_row.addWidget(self.cache_size, 1)
+        cache_row.addWidget(self.clear)
         layout = QFormLayout(self)
         layout.setContentsMargins(0, 4, 0, 0)
         layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -101,6 +116,7 @@ class AdvancedSettings(QWidget):
         layout.addRow("Passes", self.passes)
         layout.addRow("Stride", self.stride)
         layout.addRow("Device", self.device)
+        layout.addRow("Features", cache_row)
         for box in (self.model, self.device):
             box.setSizeAdjustPolicy(
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
@@ -115,6 +131,22 @@ class AdvancedSettings(QWidget):
         self.passes.valueChanged.connect(self._apply)
         self.stride.valueChanged.connect(self._apply)
         self.browse.clicked.connect(self._browse)
+        self.clear.clicked.connect(self._clear)
+
+    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802, Qt's name
+        """Say how large the cache is now."""
+        super().showEvent(event)
+        self._show_size()
+
+    def _show_size(self) -> None:
+        self.cache_size.setText(f"{_readable(self._session.store.size)} kept")
+
+    def _clear(self) -> None:
+        size = self._session.store.size
+        self._session.store.clear()
+        self._session.memory.clear()
+        self._show_size()
+        self.cleared.emit(f"Cleared {_readable(size)} of features from the disk.")
 
     def refresh(self) -> None:
         """Show the session as it is now."""
@@ -150,3 +182,7 @@ class AdvancedSettings(QWidget):
             self, "Weights of the backbone", "", "Checkpoints (*.safetensors *.pth *.pt *.whl)"
         )
         self._session.use_weights(path or None)
+
+
+def _readable(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +19,8 @@ _MARK = "napari-hrdv2"
 _FEATURES = {"index", "name"}
 # A segmentation of thousands of objects chosen as strokes has no classes in its colours.
 _MAX_ADOPTED = 100
+# Pixels of an image whose whole segmentation takes so long that the part in view goes first.
+_LARGE = 1024 * 1024
 
 
 def pixels_of(layer: Image) -> Any:
@@ -55,6 +58,20 @@ def drawn_on(layer: Labels) -> npt.NDArray[Any]:
     if layer.multiscale:
         raise StrokesError(f"'{layer.name}' has several resolutions: press New for a layer to use.")
     return np.array(layer.data)
+
+
+def visible_part(layer: Image) -> tuple[slice, slice] | None:
+    """Rows and columns of an image that are seen; None where most of it is, or it is small."""
+    shape = layer.data.shape[:2]
+    corners = np.asarray(layer.corner_pixels)
+    if layer.ndim != 2 or math.prod(shape) < _LARGE:
+        return None
+    starts = np.clip(np.floor(corners[0]).astype(int), 0, shape)
+    stops = np.clip(np.ceil(corners[1]).astype(int) + 1, 0, shape)
+    if (stops <= starts).any() or 2 * math.prod(stops - starts) > math.prod(shape):
+        return None
+    rows, columns = (slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+    return rows, columns
 
 
 def place_of(image: Image) -> dict[str, Any]:
@@ -129,7 +146,7 @@ class Segmentations:
     def show(
         self,
         image: Image,
-        labels: npt.NDArray[np.uint16],
+        labels: npt.NDArray[np.unsignedinteger],
         classes: Iterable[PixelClass],
         strokes: Labels | None,
     ) -> None:
@@ -146,6 +163,9 @@ class Segmentations:
         strokes
             The layer of its strokes, under which a new layer is put.
         """
+        if labels.max(initial=0) <= np.iinfo(np.uint8).max:
+            # Which napari draws fastest.
+            labels = labels.astype(np.uint8)
         layer = self._find(image)
         if layer is None:
             self._add(image, labels, classes, strokes)
@@ -153,6 +173,29 @@ class Segmentations:
         layer.data = labels
         for name, value in place_of(image).items():
             setattr(layer, name, value)
+
+    def show_part(
+        self, image: Image, region: tuple[slice, slice], labels: npt.NDArray[np.unsignedinteger]
+    ) -> None:
+        """Write the segmentation of a region into the layer, if there is one already."""
+        layer = self._find(image)
+        if layer is None or layer.data.shape != image.data.shape[:2]:
+            return
+        if labels.max(initial=0) <= np.iinfo(layer.data.dtype).max:
+            layer.data[region] = labels
+            layer.refresh()
+
+    def toggle(self, image: Image) -> None:
+        """Show or hide an image's segmentation."""
+        layer = self._find(image)
+        if layer is not None:
+            layer.visible = not layer.visible
+
+    def fade(self, image: Image, step: float) -> None:
+        """Change the opacity of an image's segmentation by a step, within 0 to 1."""
+        layer = self._find(image)
+        if layer is not None:
+            layer.opacity = float(np.clip(layer.opacity + step, 0, 1))
 
     def _find(self, image: Image) -> Labels | None:
         layer = self._of.get(image)
@@ -173,7 +216,7 @@ class Segmentations:
     def _add(
         self,
         image: Image,
-        labels: npt.NDArray[np.uint16],
+        labels: npt.NDArray[np.unsignedinteger],
         classes: Iterable[PixelClass],
         strokes: Labels | None,
     ) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from napari.qt.threading import create_worker
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QObject, Signal  # type: ignore[attr-defined]
-
-from .._job import Job, Progress, Result
 
 _WAIT_ON_CLOSE_S = 3.0
 # Signals of a worker, and what hears them.
@@ -23,26 +21,40 @@ _SLOTS = {
 }
 
 
+class Job(Protocol):
+    """What can be run: a generator, in any thread, and cancelled at its next step."""
+
+    def run(self) -> Generator[Any, None, Any]:
+        """Do the work."""
+
+    def cancel(self) -> None:
+        """Give up."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether it was given up."""
+
+
 class JobRunner(QObject):
     """Runs jobs in another thread and tells of them in this one.
 
     Attributes
     ----------
-    progressed
-        A step is done, with its :class:`.Progress`.
+    yielded
+        A step is done, with what the job yielded.
     returned
-        A job was not cancelled and is done, with its :class:`.Result` or the exception that
-        ended it.
+        A job was not cancelled and is done, with what it returned or the exception that ended
+        it.
     ended
         There is nothing more to hear of a job, cancelled or not.
 
     Examples
     --------
     >>> runner = JobRunner(widget)  # doctest: +SKIP
-    >>> runner.start(session.prepare(image, strokes))  # doctest: +SKIP
+    >>> runner.start(session.look(image))  # doctest: +SKIP
     """
 
-    progressed = Signal(object)
+    yielded = Signal(object)
     returned = Signal(object)
     ended = Signal()
 
@@ -84,11 +96,11 @@ class JobRunner(QObject):
         while worker.is_running and time.monotonic() < end:
             time.sleep(0.01)
 
-    def _on_yielded(self, progress: Progress) -> None:
+    def _on_yielded(self, step: object) -> None:
         if self._job is not None and not self._job.is_cancelled:
-            self.progressed.emit(progress)
+            self.yielded.emit(step)
 
-    def _on_returned(self, outcome: Result | _Failure) -> None:
+    def _on_returned(self, outcome: object) -> None:
         if self._job is not None and not self._job.is_cancelled:
             self.returned.emit(outcome.error if isinstance(outcome, _Failure) else outcome)
 
@@ -108,7 +120,7 @@ class _Failure(NamedTuple):
     error: Exception
 
 
-def _outcome(job: Job) -> Generator[Progress, None, Result | _Failure]:
+def _outcome(job: Job) -> Generator[Any, None, Any]:
     """Run a job; an error is an outcome too.
 
     Superqt's workers never finish after a RuntimeError, which is what torch raises.

