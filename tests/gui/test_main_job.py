@@ -81,7 +81,7 @@ def test_paint_and_segment(
         raise AssertionError("it extracts again")
 
     monkeypatch.setattr(FeatureExtractor, "passes", refuse)
-    before = segmentation.data
+    before = segmentation.data.copy()
     click(panel.classes.add_button)
     draw(viewer, (110, 470), (170, 470))
     click(panel.segment_button)

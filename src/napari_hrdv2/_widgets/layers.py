@@ -74,7 +74,7 @@ def visible_part(layer: Image) -> tuple[slice, slice] | None:
     return rows, columns
 
 
-def place_of(image: Image) -> dict[str, Any]:
+def place_of(image: Layer) -> dict[str, Any]:
     """Where an image lies, in terms that put a labels layer onto it."""
     names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
     return {name: getattr(image, name) for name in names}
@@ -149,6 +149,8 @@ class Segmentations:
         labels: npt.NDArray[np.unsignedinteger],
         classes: Iterable[PixelClass],
         strokes: Labels | None,
+        *,
+        is_whole: bool = True,
     ) -> None:
         """Write an image's segmentation into its layer, leaving everything else as it is.
 
@@ -162,6 +164,8 @@ class Segmentations:
             Whose colours a new layer gets.
         strokes
             The layer of its strokes, under which a new layer is put.
+        is_whole
+            Whether it is not one of many that come one after the other, pass by pass.
         """
         if labels.max(initial=0) <= np.iinfo(np.uint8).max:
             # Which napari draws fastest.
@@ -170,9 +174,15 @@ class Segmentations:
         if layer is None:
             self._add(image, labels, classes, strokes)
             return
-        layer.data = labels
+        if (layer.data.shape, layer.data.dtype) == (labels.shape, labels.dtype):
+            layer.data[...] = labels
+            # New data would have napari measure everything anew, for longer than one notices.
+            layer.refresh(extent=False, highlight=False, thumbnail=is_whole)
+        else:
+            layer.data = labels
         for name, value in place_of(image).items():
-            setattr(layer, name, value)
+            if not np.array_equal(np.asarray(getattr(layer, name)), np.asarray(value)):
+                setattr(layer, name, value)
 
     def show_part(
         self, image: Image, region: tuple[slice, slice], labels: npt.NDArray[np.unsignedinteger]
@@ -183,7 +193,7 @@ class Segmentations:
             return
         if labels.max(initial=0) <= np.iinfo(layer.data.dtype).max:
             layer.data[region] = labels
-            layer.refresh()
+            layer.refresh(extent=False, highlight=False, thumbnail=False)
 
     def toggle(self, image: Image) -> None:
         """Show or hide an image's segmentation."""

@@ -100,7 +100,7 @@ class SegmentWidget(QWidget):
         self.loop = LiveLoop(self.session, self)
         self._segmentations = Segmentations(viewer)
         self._ties, self._strokes_ties, self._key_ties = ExitStack(), ExitStack(), ExitStack()
-        self._preferences = Preferences()
+        self._preferences, self._advice = Preferences(), ""
         self._build()
         self._open()
         # When the window goes, this object's own methods can no longer be called.
@@ -228,7 +228,7 @@ class SegmentWidget(QWidget):
         self.loop.progressed.connect(self._on_progress)
         self.loop.segmented.connect(self._on_segmented)
         self.loop.failed.connect(self._on_failed)
-        self.loop.changed.connect(self._update_buttons)
+        self.loop.changed.connect(self._on_changed)
 
     def sizeHint(self) -> QSize:  # noqa: N802, Qt's name
         """Wide enough for the names of layers and classes."""
@@ -515,6 +515,12 @@ class SegmentWidget(QWidget):
         self.advanced.refresh()
         self.loop.restart()
 
+    def _on_changed(self) -> None:
+        self._update_buttons()
+        # Advice given before the features were there.
+        if self.status.text() == self._advice:
+            self._advise()
+
     def _on_cleared(self, text: str) -> None:
         self.status.setText(text)
 
@@ -542,7 +548,8 @@ class SegmentWidget(QWidget):
             self._segmentations.show_part(image, found.region, found.labels)
             return
         classes, strokes = self.session.classes, self.strokes_combo.layer()
-        self._segmentations.show(image, found.labels, classes, strokes)
+        is_whole = found.passes == found.classifier.settings_.passes
+        self._segmentations.show(image, found.labels, classes, strokes, is_whole=is_whole)
         self.status.setText(_summary(found, self.loop.is_live))
         self._update_buttons()
 
@@ -623,6 +630,7 @@ class SegmentWidget(QWidget):
             text = "Paint a stroke or two of each class, then press Segment."
             if self.loop.is_live and self.session.has_features:
                 text = "Paint a stroke or two of each class: the segmentation follows."
+        self._advice = text
         self.status.setText(text)
 
     def _update_buttons(self) -> None:
