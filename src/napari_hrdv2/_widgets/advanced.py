@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
-from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QFileDialog,
@@ -133,19 +132,15 @@ class AdvancedSettings(QWidget):
         self.browse.clicked.connect(self._browse)
         self.clear.clicked.connect(self._clear)
 
-    def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802, Qt's name
+    def show_size(self) -> None:
         """Say how large the cache is now."""
-        super().showEvent(event)
-        self._show_size()
-
-    def _show_size(self) -> None:
         self.cache_size.setText(f"{_readable(self._session.store.size)} kept")
 
     def _clear(self) -> None:
         size = self._session.store.size
         self._session.store.clear()
         self._session.memory.clear()
-        self._show_size()
+        self.show_size()
         self.cleared.emit(f"Cleared {_readable(size)} of features from the disk.")
 
     def refresh(self) -> None:

@@ -224,6 +224,7 @@ class SegmentWidget(QWidget):
         self.classes.remove_button.clicked.connect(self._on_remove)
         self.advanced.failed.connect(self._report)
         self.advanced.cleared.connect(self._on_cleared)
+        self.collapsible.toggled.connect(self.advanced.show_size)
         self.live_box.toggled.connect(self.loop.set_live)
         self.loop.progressed.connect(self._on_progress)
         self.loop.segmented.connect(self._on_segmented)
@@ -517,6 +518,8 @@ class SegmentWidget(QWidget):
 
     def _on_changed(self) -> None:
         self._update_buttons()
+        if self.collapsible.isExpanded():
+            self.advanced.show_size()
         # Advice given before the features were there.
         if self.status.text() == self._advice:
             self._advise()

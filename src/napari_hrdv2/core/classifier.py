@@ -203,7 +203,7 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         balance: float = 0.5,
         max_pixels: int = 20_000,
         max_iter: int = 1000,
-        tol: float = 1e-5,
+        tol: float = 2e-5,
     ) -> None:
         self.method = method
         self.C = C
@@ -285,14 +285,17 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self, painted: Sequence[npt.NDArray[np.integer]]
     ) -> list[npt.NDArray[np.intp]]:
         """Flat indices, ascending, of the painted pixels of each image that are trained on."""
-        counts = sum(np.bincount(s.ravel(), minlength=MAX_LABEL + 1) for s in painted)
-        steps = np.maximum(1, -(-np.asarray(counts) // self.max_pixels))
+        flats = [np.flatnonzero(strokes) for strokes in painted]
+        labels = [strokes.ravel()[flat] for strokes, flat in zip(painted, flats, strict=True)]
+        counts = np.bincount(np.concatenate(labels), minlength=MAX_LABEL + 1)
+        steps = np.maximum(1, -(-counts // self.max_pixels))
         chosen = []
-        for strokes in painted:
-            flat = np.flatnonzero(strokes)
-            labels = strokes.ravel()[flat]
-            kept = [flat[labels == label][:: steps[label]] for label in np.unique(labels)]
-            chosen.append(np.sort(np.concatenate(kept)) if kept else flat)
+        for flat, label in zip(flats, labels, strict=True):
+            if (steps[label] == 1).all():
+                chosen.append(flat)
+                continue
+            kept = [flat[label == one][:: steps[one]] for one in np.unique(label)]
+            chosen.append(np.sort(np.concatenate(kept)))
         return chosen
 
     def _fit_rows(

@@ -19,8 +19,8 @@ import scipy.linalg
 from scipy.optimize import minimize
 from threadpoolctl import ThreadpoolController
 
-# The Hessian of some thousand rows, evenly taken, preconditions as well as that of all.
-_HESSIAN_ROWS = 4096
+# The Hessian of two thousand rows, evenly taken, preconditions as well as that of all.
+_HESSIAN_ROWS = 2048
 # Steps after which the coordinates are chosen anew.
 _ROUND = 15
 
@@ -57,7 +57,7 @@ def fit_logistic(
     *,
     C: float,  # noqa: N803, scikit-learn's name
     start: Start | None = None,
-    tol: float = 1e-5,
+    tol: float = 2e-5,
     max_iter: int = 1000,
 ) -> tuple[Array, Array]:
     """Weights and biases that minimise C times the weighted log loss plus the L2 penalty.
