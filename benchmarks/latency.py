@@ -215,7 +215,7 @@ def naive(tokens: Tokens, weight: torch.Tensor, bias: torch.Tensor) -> torch.Ten
     h, w = tokens.image_shape
     total = torch.zeros((tokens.channels, h, w))
     for one in tokens.data:
-        planes = one.float().permute(2, 0, 1)[None]
+        planes = one.float().permute(2, 0, 1).contiguous()[None]
         total += F.interpolate(planes, (h, w), mode="bilinear")[0]
     total /= tokens.passes
     return (weight @ total.reshape(len(total), -1) + bias[:, None]).argmax(0).reshape(h, w)

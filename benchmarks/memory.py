@@ -1,4 +1,4 @@
-"""Peak memory that segmenting a 1024 x 1024 micrograph with 16 passes takes.
+"""Peak memory that segmenting a micrograph of 1024 x 1024 or 2048 x 2048 with 16 passes takes.
 
 Measured is the growth of the process's resident memory, as Linux counts its peak (``VmHWM`` in
 ``/proc/self/status``, reset through ``/proc/self/clear_refs``), over the level after the program,
@@ -8,9 +8,10 @@ strokes, the fit, the class scores and the labels. The image and its strokes lie
 before. Every repetition runs in a fresh process, as memory that an allocator kept from an earlier
 one would hide what the next takes; the largest is reported.
 
-The image is one of ``oxide`` with simulated strokes on 0.5 % of every class. For comparison
-stand the dense map of features in half precision and what the tokens weigh. ``--check`` ends
-with code 1 where the peak is not below a third of the dense map.
+The image is one of ``oxide``, mirrored for ``--side 2048``, with simulated strokes on 0.5 % of
+every class. For comparison stand the dense map of features in half precision and what the tokens weigh.
+``--check`` ends with code 1 where the peak is not below a third of the dense map, or, at
+2048 x 2048, above 1.5 GB.
 Without the benchmark data, or on a system other than Linux, the program says so and ends with
 code 0.
 """
@@ -32,6 +33,8 @@ from rich.table import Table
 MEGABYTE = 1e6
 SIDE, TINY = 1024, 64
 FRACTION = 0.005
+# MB, promised for 2048 x 2048.
+_LIMIT_2048 = 1500.0
 _RESET_PEAK = "5"
 
 
@@ -49,8 +52,10 @@ def measure(options: argparse.Namespace) -> int:
     from napari_hrdv2.core.simulate import simulate_strokes
 
     sample = samples(folder(), "oxide")[0]
-    image = sample.image[:SIDE, :SIDE]
-    strokes = simulate_strokes(sample.truth[:SIDE, :SIDE], FRACTION)
+    more = (0, options.side - SIDE)
+    image = np.pad(sample.image[:SIDE, :SIDE], more, mode="symmetric")
+    truth = np.pad(sample.truth[:SIDE, :SIDE], more, mode="symmetric")
+    strokes = simulate_strokes(truth, FRACTION)
     try:
         extractor = FeatureExtractor(
             model=options.model, weights=options.weights, device="cpu", passes=options.passes
@@ -84,6 +89,9 @@ def main() -> int:
     )
     parser.add_argument("--model", default="auto", help="backbone (default: auto)")
     parser.add_argument("--weights", help="its checkpoint, instead of a download")
+    parser.add_argument(
+        "--side", type=int, choices=(SIDE, 2 * SIDE), default=SIDE, help="pixels (default: 1024)"
+    )
     parser.add_argument("--passes", type=int, default=16, help="passes (default: 16)")
     parser.add_argument("--repeat", type=int, default=1, help="fresh processes (default: 1)")
     parser.add_argument("--check", action="store_true", help="code 1 where the promise is missed")
@@ -106,22 +114,25 @@ def main() -> int:
                 return done.returncode
             runs.append([float(number) / MEGABYTE for number in done.stdout.split()])
     extracted, fitted, peak, tokens, dense = np.max(runs, axis=0)
-    table = Table(title=f"memory to segment {SIDE} x {SIDE} with {options.passes} passes, MB")
+    limit = dense / 3 if options.side == SIDE else _LIMIT_2048
+    table = Table(
+        title=f"memory to segment {options.side} x {options.side} with {options.passes} passes, MB"
+    )
     table.add_column("what")
     table.add_column("MB", justify="right")
     for name, value in (
         ("peak until the tokens are there", extracted),
         ("peak until the classifier is fitted", fitted),
         ("peak until the image is segmented", peak),
-        ("promised: less than a third of the dense map", dense / 3),
+        ("promised", limit),
         ("of the peak, the tokens", tokens),
         ("dense map in float16, the naive way: alone", dense),
         ("dense map, its float32 sum while it grows: alone", 2 * dense),
     ):
         table.add_row(name, f"{value:.0f}")
     Console().print(table)
-    if peak >= dense / 3:
-        print(f"missed: the peak of {peak:.0f} MB is not below {dense / 3:.0f} MB")
+    if peak >= limit:
+        print(f"missed: the peak of {peak:.0f} MB is not below {limit:.0f} MB")
         return int(options.check)
     return 0
 
