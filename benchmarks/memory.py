@@ -9,8 +9,8 @@ before. Every repetition runs in a fresh process, as memory that an allocator ke
 one would hide what the next takes; the largest is reported.
 
 The image is one of ``oxide``, mirrored for ``--side 2048``, with simulated strokes on 0.5 % of
-every class. For comparison stand the dense map of features in half precision and what the tokens weigh.
-``--check`` ends with code 1 where the peak is not below a third of the dense map, or, at
+every class. For comparison stand the dense map of features in half precision and what the tokens
+weigh. ``--check`` ends with code 1 where the peak is not below a third of the dense map, or, at
 2048 x 2048, above 1.5 GB.
 Without the benchmark data, or on a system other than Linux, the program says so and ends with
 code 0.

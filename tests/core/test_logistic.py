@@ -108,3 +108,14 @@ def test_separable_classes_and_few_rows_end():
     coef, bias = fit_logistic(x, np.array([0, 1]), np.ones(2), C=1e6)
     found = scores(x, coef, bias)
     assert (found.argmax(1) == [0, 1]).all()
+
+
+def test_features_of_tiny_deviation_about_a_large_mean():
+    """As a constant image gives: what rounding leaves of them is no curvature."""
+    rng = np.random.default_rng(0)
+    x = (50 + 1e-5 * rng.normal(size=(300, 90))).astype(np.float32)
+    x[:, :5] = rng.normal(size=(300, 5))
+    y = (x[:, 0] > 0).astype(int)
+    coef, bias = fit_logistic(x, y, np.ones(300), C=1)
+    assert np.isfinite(coef).all()
+    assert (scores(x, coef, bias).argmax(1) == y).mean() > 0.9

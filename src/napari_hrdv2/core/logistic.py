@@ -1,8 +1,7 @@
 """Multinomial logistic regression that goes on from where the last fit ended.
 
 It minimises the same function as scikit-learn's ``LogisticRegression`` on standardised features,
-but never makes the standardised copy, and starts from given weights: after one more stroke a few
-evaluations suffice. Every round of L-BFGS (Nocedal and Wright, Numerical Optimization, 2nd ed.,
+and starts from given weights: after one more stroke a few evaluations suffice. Every round of L-BFGS (Nocedal and Wright, Numerical Optimization, 2nd ed.,
 chapter 7) works in coordinates in which the Hessian at the round's start, averaged over the
 classes, is the identity; half the squared gradient is then an estimate of what the objective can
 still lose (the Newton decrement), and that decides when to stop.
@@ -37,7 +36,8 @@ class Scaling(NamedTuple):
     @classmethod
     def of(cls, x: npt.NDArray[np.float32]) -> Scaling:
         """Measure the rows of (n, C)."""
-        mean = x.mean(0, dtype=np.float64)
+        # As it is subtracted, so that nothing is left of it.
+        mean = x.mean(0, dtype=np.float64).astype(np.float32).astype(np.float64)
         square = np.einsum("ij,ij->j", x, x, dtype=np.float64) / len(x)
         scale = np.sqrt(np.maximum(square - mean**2, 0))
         # What rounding leaves of a constant feature is no deviation.
@@ -117,12 +117,14 @@ class _Problem:
         weights: npt.NDArray[np.floating],
         C: float,  # noqa: N803
     ) -> None:
-        self.x, self.y = x, y
+        self.y = y
         self.weights = (C * weights).astype(np.float32)
         self.classes = int(y.max()) + 1
         # Half the difference of two scores squared twice is half of what one score pays.
         self.penalty = 2.0 if self.classes == 2 else 1.0
         self.scaling = Scaling.of(x)
+        self.x = x - self.scaling.mean.astype(np.float32)
+        self.x /= self.scaling.scale.astype(np.float32)
 
     def standardised(self, start: Start | None) -> tuple[Array, Array]:
         if start is None:
@@ -140,9 +142,8 @@ class _Problem:
         self, u: Array, bias: Array, rows: slice = slice(None)
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """(K, n) probabilities of the classes, and (n,) their negative logarithm at the truth."""
-        coef, folded = self.folded(u, bias)
-        by_row = self.x[rows] @ np.ascontiguousarray(coef.T, np.float32)
-        scores = np.ascontiguousarray(by_row.T) + folded.astype(np.float32)[:, None]
+        by_row = self.x[rows] @ np.ascontiguousarray(u.T, np.float32)
+        scores = np.ascontiguousarray(by_row.T) + bias.astype(np.float32)[:, None]
         scores -= scores.max(0)
         truth = np.take_along_axis(scores, self.y[rows][None], 0)[0]
         np.exp(scores, out=scores)
@@ -157,11 +158,7 @@ class _Problem:
         x = self.x[rows]
         curvature = (p * (1 - p)).mean(0) * self.weights[rows]
         curvature *= self.weights.sum() / self.weights[rows].sum()
-        mean, scale = self.scaling
-        moment = (curvature @ x).astype(np.float64)
-        gram = (x.T * curvature) @ x - np.outer(moment, mean) - np.outer(mean, moment)
-        gram += curvature.sum(dtype=np.float64) * np.outer(mean, mean)
-        gram /= np.outer(scale, scale)
+        gram = ((x.T * curvature) @ x).astype(np.float64)
         # Rounding must not leave it indefinite.
         gram[np.diag_indices_from(gram)] += self.penalty + 1e-6 * np.trace(gram)
         factor: Array = scipy.linalg.cholesky(gram, lower=True)
@@ -190,8 +187,7 @@ class _Problem:
             p[self.y, np.arange(len(self.y))] -= 1
             p *= self.weights
             by_bias = p.sum(1, dtype=np.float64)
-            by_weight = (p @ self.x).astype(np.float64) - np.outer(by_bias, self.scaling.mean)
-            by_weight = by_weight / self.scaling.scale + self.penalty * w
+            by_weight = (p @ self.x).astype(np.float64) + self.penalty * w
             inner = scipy.linalg.solve_triangular(
                 factor, by_weight.T, lower=True, check_finite=False
             )
