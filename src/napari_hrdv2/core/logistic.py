@@ -1,10 +1,11 @@
 """Multinomial logistic regression that goes on from where the last fit ended.
 
 It minimises the same function as scikit-learn's ``LogisticRegression`` on standardised features,
-and starts from given weights: after one more stroke a few evaluations suffice. Every round of L-BFGS (Nocedal and Wright, Numerical Optimization, 2nd ed.,
-chapter 7) works in coordinates in which the Hessian at the round's start, averaged over the
-classes, is the identity; half the squared gradient is then an estimate of what the objective can
-still lose (the Newton decrement), and that decides when to stop.
+and starts from given weights: after one more stroke a few evaluations suffice. Every round of
+L-BFGS (Nocedal and Wright, Numerical Optimization, 2nd ed., chapter 7) works in coordinates in
+which the Hessian at the round's start, averaged over the classes, is the identity; half the
+squared gradient is then an estimate of what the objective can still lose (the Newton decrement),
+and that decides when to stop.
 """
 
 from __future__ import annotations
