@@ -10,7 +10,8 @@ Its DINOv2 extractor (alias ``dinov2``: ViT-S/14, one pass, CatBoost) is run thr
 are the same and nothing is downloaded; both of its ways to train are measured: anew, and in its
 memory mode, which keeps features of annotated pixels; the faster one counts. Ours is the live
 loop's job, with the default 4 passes, from features at hand. The image is ``strokes/micrograph``
-(512 x 512) with a person's strokes; every further one covers up to 200 pixels more, as the truth has them.
+(512 x 512) with a person's strokes; every further one covers up to 200 pixels more, as the truth
+has them.
 
 Promised: at least 100 times faster. ``--check`` ends with code 1 where that is missed. Without
 ``--python`` or the benchmark data the program says so and ends with code 0.
