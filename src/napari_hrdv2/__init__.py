@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .core.classifier import PixelClassifier as PixelClassifier
     from .core.errors import HRDv2Error as HRDv2Error
     from .core.extraction import FeatureExtractor as FeatureExtractor
+    from .core.refine import Refinement as Refinement
     from .core.segment import segment as segment
     from .core.settings import Settings as Settings
     from .core.tokens import Tokens as Tokens
@@ -26,6 +27,7 @@ _HOMES = {
     "HRDv2Error": "errors",
     "PixelClass": "classifier",
     "PixelClassifier": "classifier",
+    "Refinement": "refine",
     "Settings": "settings",
     "Tokens": "tokens",
     "segment": "segment",

@@ -69,6 +69,26 @@ WeightsFile = Annotated[
         show_default=False,
     ),
 ]
+Guided = Annotated[
+    int,
+    typer.Option(
+        metavar="PX",
+        help="Snap borders to edges of the image that are up to so many pixels away. 0: off.",
+    ),
+]
+Crf = Annotated[
+    bool,
+    typer.Option(
+        "--crf",
+        help="Pass a fully connected CRF over the result: slow, loses small things; needs "
+        "pip install 'napari-hrdv2[crf]'.",
+    ),
+]
+Majority = Annotated[
+    int,
+    typer.Option(metavar="PX", help="Take the most frequent class within so many pixels. 0: off."),
+]
+MinSize = Annotated[int, typer.Option(metavar="PX", help="Remove specks of fewer pixels. 0: off.")]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER")]
 
 
@@ -87,17 +107,24 @@ def segment(
     stride: Stride = None,
     device: Device = "auto",
     weights: WeightsFile = None,
+    guided: Guided = 0,
+    crf: Crf = False,
+    majority: Majority = 0,
+    min_size: MinSize = 0,
 ) -> None:
     """Train on an image's strokes and segment the image."""
     from ._io import read_image, read_labels, write_labels
     from .core.classifier import PixelClassifier, check_strokes
+    from .core.refine import make_refinement
 
     _require_tiff(output, image, strokes)
+    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     pixels, painted = read_image(image), read_labels(strokes)
     check_strokes(painted, (pixels.shape[0], pixels.shape[1]))
     extractor = _extractor(device, weights, model=model, passes=passes, stride=stride)
     tokens = _extract(extractor, pixels, image.name)
-    write_labels(output, PixelClassifier().fit(tokens, painted).predict(tokens))
+    classifier = PixelClassifier().fit(tokens, painted)
+    write_labels(output, refinement.predict(classifier, tokens, pixels).labels)
     _stderr.print(f"wrote {output}")
 
 
@@ -157,12 +184,18 @@ def apply(
     ] = False,
     device: Device = "auto",
     weights: WeightsFile = None,
+    guided: Guided = 0,
+    crf: Crf = False,
+    majority: Majority = 0,
+    min_size: MinSize = 0,
 ) -> None:
     """Segment images with a trained model; label images get the inputs' names."""
     from ._io import read_image, write_labels, write_probabilities
     from .core.classifier import PixelClassifier
     from .core.errors import HRDv2Error, ImageError
+    from .core.refine import make_refinement
 
+    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     targets = [output / f"{path.stem}.tif" for path in images]
     for path, target in zip(images, targets, strict=True):
         if targets.count(target) > 1:
@@ -174,9 +207,11 @@ def apply(
     failures = 0
     for path, target in zip(images, targets, strict=True):
         try:
-            tokens = _extract(extractor, read_image(path), path.name)
+            pixels = read_image(path)
+            tokens = _extract(extractor, pixels, path.name)
             scores = classifier.predict_proba(tokens)
-            write_labels(target, classifier.labels_of(scores))
+            refined = refinement.apply(scores, pixels, classifier.pixel_classes_)
+            write_labels(target, refined.labels)
             if probabilities:
                 write_probabilities(output / f"{path.stem}_probabilities.tif", scores)
         except HRDv2Error as error:
@@ -357,7 +392,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import pooch
 
-    from .core.errors import HRDv2Error
+    from .core.errors import HRDv2Error, RefinementWarning
 
     pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
 
@@ -366,6 +401,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with warnings.catch_warnings():
         warnings.showwarning = show_warning
+        # Of every image, not only of the first.
+        warnings.simplefilter("always", RefinementWarning)
         try:
             code = app(arguments, prog_name="napari-hrdv2", standalone_mode=False)
         except (HRDv2Error, OSError) as error:

@@ -16,6 +16,7 @@ from .core.cache import TokenMemory, TokenStore, digest_of
 from .core.classifier import PixelClass, PixelClassifier, StrokeRows, check_strokes
 from .core.errors import Cancelled, StrokesError, WeightsError
 from .core.extraction import FeatureExtractor
+from .core.refine import Refinement
 from .core.settings import Settings
 from .core.tokens import Tokens
 
@@ -93,6 +94,21 @@ class Part(NamedTuple):
     labels: npt.NDArray[np.uint16]
 
 
+class Learnt(NamedTuple):
+    """What a classifier was trained on.
+
+    Attributes
+    ----------
+    tokens
+        Of the image.
+    strokes
+        (h, w) of labels, 0 where not painted.
+    """
+
+    tokens: Tokens
+    strokes: npt.NDArray[np.integer]
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """What a segmenting job found.
@@ -101,20 +117,28 @@ class Result:
     ----------
     labels
         (h, w) of uint16, the segmentation.
-    trained
-        Whether a classifier was trained on strokes, or the one at hand applied.
+    learnt
+        What the classifier was trained on; None where the one at hand was applied.
     passes
         How many passes the features were of.
     seconds
         How long it took.
+    vanished
+        Classes that only the refinement of the segmentation took away.
     """
 
     labels: npt.NDArray[np.uint16]
-    trained: bool
+    learnt: Learnt | None
     passes: int
     seconds: float
     generation: int
     classifier: PixelClassifier
+    vanished: tuple[PixelClass, ...]
+
+    @property
+    def trained(self) -> bool:
+        """Whether the classifier was trained on strokes, or the one at hand applied."""
+        return self.learnt is not None
 
 
 class _Cancellable:
@@ -143,6 +167,9 @@ class Segmenting(_Cancellable):
     classifier: PixelClassifier | None
     rows: StrokeRows
     region: tuple[slice, slice] | None
+    is_learnt: bool
+    image: Any
+    refinement: Refinement
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> Generator[Part | None, None, Result]:
@@ -151,33 +178,40 @@ class Segmenting(_Cancellable):
         Yields
         ------
         Part or None
-            The region's segmentation once it is there; nothing between the other steps.
+            The region's segmentation, not refined, once it is there; nothing between the other
+            steps.
 
         Raises
         ------
         HRDv2Error
             If strokes or model cannot be used.
+        Cancelled
+            If it was cancelled while it refined.
         """
         start = time.perf_counter()
         strokes = check_painted(self.strokes, self.tokens.image_shape, self.classes)
         classifier = self.classifier
-        if strokes is not None:
+        if strokes is not None and not self.is_learnt:
             classifier = PixelClassifier().fit(
                 self.tokens, strokes, self.classes, start=classifier, rows=self.rows
             )
-        elif classifier is None:
+        if classifier is None:
             raise StrokesError(NOTHING_PAINTED)
         yield None
         if self.region is not None and self.tokens.settings.boundary != "periodic":
             there = classifier.predict(self.tokens.crop(self.region))
             yield Part(self.generation, self.region, there)
+        refined = self.refinement.predict(
+            classifier, self.tokens, self.image, self._cancelled.is_set
+        )
         return Result(
-            labels=classifier.predict(self.tokens),
-            trained=strokes is not None,
+            labels=refined.labels,
+            learnt=None if strokes is None else Learnt(self.tokens, strokes),
             passes=self.tokens.passes,
             seconds=time.perf_counter() - start,
             generation=self.generation,
             classifier=classifier,
+            vanished=refined.vanished,
         )
 
 

@@ -20,6 +20,7 @@ from psygnal import Signal
 
 from ._job import (
     NOTHING_PAINTED,
+    Learnt,
     Look,
     Made,
     Part,
@@ -40,6 +41,7 @@ from .core.classifier import (
 )
 from .core.errors import ModelError, StrokesError
 from .core.extraction import make_settings
+from .core.refine import Refinement, make_refinement
 from .core.settings import Settings
 from .core.tokens import Tokens
 
@@ -64,6 +66,8 @@ class Session:
         Another class is painted with; with its label.
     settings_changed
         Settings, device or weights are others.
+    refinement_changed
+        Segmentations are refined in another way.
     model_changed
         A classifier was trained or loaded.
 
@@ -78,6 +82,7 @@ class Session:
     classes_changed = Signal()
     current_changed = Signal(int)
     settings_changed = Signal()
+    refinement_changed = Signal()
     model_changed = Signal()
 
     def __init__(self) -> None:
@@ -85,6 +90,7 @@ class Session:
         self._current = 1
         self._untouched = True
         self._wanted = Wanted(Settings(), "auto", None)
+        self._refinement = Refinement()
         self._classifier: PixelClassifier | None = None
         self.memory = TokenMemory(2 * _GIGABYTE)
         self.store = TokenStore(default_folder(), 10 * _GIGABYTE)
@@ -92,6 +98,8 @@ class Session:
         self._image: Any = None
         self._sight: Sight | None = None
         self._rows = StrokeRows()
+        # What the classifier at hand was trained on, where it was trained here.
+        self._learnt: Learnt | None = None
         self._looks = self._generation = 0
 
     # Classes -------------------------------------------------------------------------------
@@ -264,6 +272,29 @@ class Session:
             self.settings_changed.emit()
 
     @property
+    def refinement(self) -> Refinement:
+        """What is done to segmentations after they are made."""
+        return self._refinement
+
+    def refine(self, **changes: Any) -> None:
+        """Change what is done to segmentations after they are made.
+
+        Parameters
+        ----------
+        **changes
+            Fields of :class:`.Refinement`.
+
+        Raises
+        ------
+        HRDv2Error
+            If a value is out of range, or a package is missing; nothing is changed then.
+        """
+        refinement = make_refinement(self._refinement, **changes)
+        if refinement != self._refinement:
+            self._refinement = refinement
+            self.refinement_changed.emit()
+
+    @property
     def weights_in_use(self) -> str | None:
         """Name of the weights that made the last features, None before there are any."""
         return None if self._made is None else self._made.extractor.weights.name
@@ -291,7 +322,7 @@ class Session:
         """
         self._looks += 1
         if image is not self._image:
-            self._image, self._sight = image, None
+            self._image, self._sight, self._learnt = image, None, None
             self._generation += 1
         wanted, applied = self._wanted, self._applied(strokes)
         if applied is not None:
@@ -364,19 +395,20 @@ class Session:
     ) -> Segmenting:
         """Job that segments an image from features at hand; earlier ones' results are dropped.
 
-        Where strokes are painted the job trains on them, else it applies the classifier at
-        hand.
+        Where strokes are painted the job trains on them, unless the classifier at hand was
+        trained on just these, else it applies the classifier at hand.
 
         Parameters
         ----------
         tokens
             Of the image, see :meth:`tokens_for`.
         strokes
-            (h, w) of labels, 0 where not painted. They must not change while the job runs.
+            (h, w) of labels, 0 where not painted. They must not be changed from now on.
         region
             Rows and columns that are segmented first.
         """
         self._generation += 1
+        learnt = self._learnt
         return Segmenting(
             generation=self._generation,
             tokens=tokens,
@@ -385,6 +417,12 @@ class Session:
             classifier=self._classifier,
             rows=self._rows,
             region=region,
+            is_learnt=learnt is not None
+            and strokes is not None
+            and learnt.tokens is tokens
+            and np.array_equal(learnt.strokes, strokes),
+            image=self._image,
+            refinement=self._refinement,
         )
 
     def drop(self) -> None:
@@ -406,6 +444,7 @@ class Session:
         """
         if not self.is_current(result):
             return False
+        self._learnt = result.learnt
         # Painted labels that no class had; names given while the job ran stay.
         painted = result.classifier.pixel_classes_
         self._put(c for c in painted if c.label not in self._classes)
@@ -456,7 +495,7 @@ class Session:
         """
         classifier = PixelClassifier.load(path)
         self.drop()
-        self._classifier = classifier
+        self._classifier, self._learnt = classifier, None
         own = classifier.settings_.model.startswith("custom:")
         self._want(
             self._wanted._replace(

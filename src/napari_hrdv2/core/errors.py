@@ -41,5 +41,9 @@ class SettingsMismatchError(ModelError):
     """A classifier was given tokens made with other settings than its own."""
 
 
+class RefinementWarning(UserWarning):
+    """A refinement took away more than it was meant to."""
+
+
 class Cancelled(Exception):  # noqa: N818, nothing is wrong
     """Somebody who waited for the work does so no more."""

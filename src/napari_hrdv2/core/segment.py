@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from .classifier import PixelClassifier
 from .extraction import FeatureExtractor
+from .refine import Refinement
 
 
 def segment(
@@ -16,6 +17,7 @@ def segment(
     strokes: npt.ArrayLike,
     *,
     extractor: FeatureExtractor | None = None,
+    refinement: Refinement | None = None,
     **settings: Any,
 ) -> npt.NDArray[np.uint16]:
     """Segment an image after the strokes painted on it.
@@ -28,6 +30,8 @@ def segment(
         (h, w) of integers: 0 where not painted, else the class's label from 1.
     extractor
         One at hand; by default one is made.
+    refinement
+        What is done to the segmentation after it is made; by default nothing.
     **settings
         Arguments of :class:`FeatureExtractor`: ``model``, ``passes``, ``device``, ...
 
@@ -47,4 +51,5 @@ def segment(
     """
     extractor = extractor or FeatureExtractor(**settings)
     tokens = extractor.extract(image)
-    return PixelClassifier().fit(tokens, strokes).predict(tokens)
+    classifier = PixelClassifier().fit(tokens, strokes)
+    return (refinement or Refinement()).predict(classifier, tokens, image).labels
