@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -294,3 +295,60 @@ def test_demo_segments_the_sample_and_draws_it(
     assert pixels(tmp_path / "demo.png").shape[1] > 4 * 512
     model = PixelClassifier.load(tmp_path / "glands.safetensors")
     assert model.pixel_classes_ == CLASSES
+
+
+def test_results_are_refined(
+    files: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strokes = tifffile.imread(files / "a_strokes.tif")
+    strokes[2:4, 2:4] = 7
+    tifffile.imwrite(files / "c_strokes.tif", strokes)
+    out, model = files / "out.tif", files / "model.safetensors"
+    job = ["segment", files / "a.png", files / "c_strokes.tif", "-o", out]
+    assert run(*job, weights=tiny_weights) == 0
+    assert 7 in tifffile.imread(out)
+    capsys.readouterr()
+    assert run(*job, "--min-size", 1000, weights=tiny_weights) == 0
+    assert 7 not in tifffile.imread(out)
+    said = capsys.readouterr().err.splitlines()
+    assert sum("Nothing is left of 'class 7' after refining" in line for line in said) == 1
+    plain = tifffile.imread(out)
+    assert run(*job, "--guided", 8, "--majority", 2, weights=tiny_weights) == 0
+    assert (tifffile.imread(out) != plain).any()
+
+    pair = ["--image", files / "a.png", "--strokes", files / "c_strokes.tif"]
+    run("train", *pair, "-o", model, weights=tiny_weights)
+    (files / "d.png").write_bytes((files / "a.png").read_bytes())
+    apply = ["apply", model, files / "a.png", files / "d.png", "-o", files / "out"]
+    capsys.readouterr()
+    assert run(*apply, "--min-size", 1000, "--probabilities", weights=tiny_weights) == 0
+    # Of every image, and the probabilities stay what they are.
+    said = capsys.readouterr().err.splitlines()
+    assert sum("Nothing is left of 'class 7' after refining" in line for line in said) == 2
+    assert 7 not in tifffile.imread(files / "out" / "d.tif")
+    assert (tifffile.imread(files / "out" / "d_probabilities.tif").argmax(0) == 2).any()
+
+
+@pytest.mark.parametrize("command", ["segment", "apply"])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--guided", -1), "guided: "),
+        (("--majority", 1000), "majority: "),
+        (("--min-size", -5), "min_size: "),
+        (("--min-size", 2.5), "--min-size"),
+        (("--crf",), "pip install 'napari-hrdv2[crf]'"),
+    ],
+)
+def test_a_refinement_that_cannot_be(
+    files: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    option: tuple[object, ...],
+    said: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pydensecrf", None)
+    inputs = [files / "a.png", files / "a_strokes.tif"]
+    assert run(command, *inputs, "-o", files / "out.tif", *option) == 2
+    assert said in one_line(capsys)

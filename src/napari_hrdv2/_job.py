@@ -202,7 +202,7 @@ class Segmenting(_Cancellable):
             there = classifier.predict(self.tokens.crop(self.region))
             yield Part(self.generation, self.region, there)
         refined = self.refinement.predict(
-            classifier, self.tokens, self.image, self._cancelled.is_set
+            classifier, self.tokens, self.image, self.classes, self._cancelled.is_set
         )
         return Result(
             labels=refined.labels,

@@ -114,6 +114,7 @@ class Refinement(BaseModel):
         classifier: PixelClassifier,
         tokens: Tokens,
         image: npt.ArrayLike,
+        classes: Sequence[PixelClass] = (),
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Refined:
         """Segment an image and refine that; the classifier's own result where this is off.
@@ -126,6 +127,8 @@ class Refinement(BaseModel):
             Of the image.
         image, is_cancelled
             As for :meth:`apply`.
+        classes
+            Classes named since the classifier was fitted, which has names too.
 
         Raises
         ------
@@ -137,7 +140,9 @@ class Refinement(BaseModel):
         if self.is_off:
             return Refined(classifier.predict(tokens), ())
         probabilities = classifier.predict_proba(tokens)
-        return self.apply(probabilities, image, classifier.pixel_classes_, is_cancelled)
+        known = {one.label: one for one in (*classifier.pixel_classes_, *classes)}
+        named = [known[k] for k in classifier.classes_.tolist()]
+        return self.apply(probabilities, image, named, is_cancelled)
 
     def apply(
         self,
