@@ -396,7 +396,8 @@ class Session:
         """Job that segments an image from features at hand; earlier ones' results are dropped.
 
         Where strokes are painted the job trains on them, unless the classifier at hand was
-        trained on just these, else it applies the classifier at hand.
+        trained on just these, else it applies the classifier at hand. The result is refined
+        after the pixels of the image looked at last.
 
         Parameters
         ----------

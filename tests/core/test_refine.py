@@ -290,14 +290,18 @@ def strokes() -> np.ndarray:
     return strokes
 
 
-def test_refinement_off_is_the_classifiers_own_result(extractor, image, strokes) -> None:
+def test_refinement_off_is_the_classifiers_own_result(
+    extractor, image, strokes, monkeypatch
+) -> None:
     tokens = extractor.extract(image)
     classifier = PixelClassifier().fit(tokens, strokes)
-    off = Refinement().predict(classifier, tokens, image)
-    np.testing.assert_array_equal(off.labels, classifier.predict(tokens))
     probabilities = classifier.predict_proba(tokens)
     unchanged = Refinement().apply(probabilities, image, classifier.pixel_classes_)
     np.testing.assert_array_equal(unchanged.labels, classifier.labels_of(probabilities))
+    # Nor are probabilities computed for it.
+    monkeypatch.setattr(PixelClassifier, "predict_proba", None)
+    off = Refinement().predict(classifier, tokens, image)
+    np.testing.assert_array_equal(off.labels, classifier.predict(tokens))
     np.testing.assert_array_equal(segment(image, strokes, extractor=extractor), off.labels)
 
 

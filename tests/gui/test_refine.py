@@ -20,59 +20,49 @@ _SEGMENTATION = "halves segmentation"
 
 
 @pytest.fixture
-def only_refined(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A call after which nothing is extracted or trained."""
+def segmented(viewer: Any, tiny_panel: Any, finished: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The layer of a segmentation after which nothing may be extracted or trained."""
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("more is done than to refine")
 
-    def from_now_on() -> None:
-        monkeypatch.setattr(FeatureExtractor, "_forward", refuse)
-        monkeypatch.setattr(PixelClassifier, "fit", refuse)
-
-    return from_now_on
+    add_job(viewer)
+    finished(tiny_panel)
+    monkeypatch.setattr(FeatureExtractor, "_forward", refuse)
+    monkeypatch.setattr(PixelClassifier, "fit", refuse)
+    return viewer.layers[_SEGMENTATION]
 
 
 def test_the_segmentation_follows_the_options(
-    viewer: Any, tiny_panel: Any, finished: Any, told: Any, only_refined: Any
+    segmented: Any, tiny_panel: Any, finished: Any, told: Any
 ) -> None:
-    add_job(viewer)
-    finished(tiny_panel)
-    only_refined()
-    layer = viewer.layers[_SEGMENTATION]
     truth = np.where(np.arange(70) < 35, 1, 2)
-    plain = layer.data.copy()
+    plain = segmented.data.copy()
     options = tiny_panel.refine.numbers
     assert {box.text() for box in options.values()} == {"off"}
     options["guided"].setValue(12)
     finished(tiny_panel)
-    assert (layer.data != truth).sum() < (plain != truth).sum() / 2
+    assert (segmented.data != truth).sum() < (plain != truth).sum() / 2
     options["guided"].setValue(0)
     finished(tiny_panel)
-    np.testing.assert_array_equal(layer.data, plain)
+    np.testing.assert_array_equal(segmented.data, plain)
     # To and fro before anything was done.
     options["guided"].setValue(12)
     options["guided"].setValue(0)
     finished(tiny_panel)
-    np.testing.assert_array_equal(layer.data, plain)
+    np.testing.assert_array_equal(segmented.data, plain)
     assert told == []
 
 
-def test_without_live_update_it_waits(
-    viewer: Any, tiny_panel: Any, finished: Any, click: Any, only_refined: Any
-) -> None:
-    add_job(viewer)
-    finished(tiny_panel)
-    only_refined()
-    layer = viewer.layers[_SEGMENTATION]
-    plain = layer.data.copy()
+def test_without_live_update_it_waits(segmented: Any, tiny_panel: Any, finished: Any) -> None:
+    plain = segmented.data.copy()
     tiny_panel.live_box.setChecked(False)
     tiny_panel.refine.numbers["guided"].setValue(12)
     finished(tiny_panel)
-    np.testing.assert_array_equal(layer.data, plain)
+    np.testing.assert_array_equal(segmented.data, plain)
     tiny_panel.live_box.setChecked(True)
     finished(tiny_panel)
-    assert (layer.data != plain).any()
+    assert (segmented.data != plain).any()
 
 
 def test_a_model_that_was_applied_is_refined(
