@@ -81,7 +81,7 @@ Crf = Annotated[
     typer.Option(
         "--crf",
         help="Pass a fully connected CRF over the result: slow, loses small things; needs "
-        "pip install 'napari-hrdv2[crf]'.",
+        "the extra 'crf'.",
     ),
 ]
 Majority = Annotated[
