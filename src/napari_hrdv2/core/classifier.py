@@ -29,7 +29,7 @@ from .upsample import predicted, projected_maps, rows_at
 Method = Literal["logistic", "ridge"]
 Colour = tuple[float, float, float, float]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # napari's labels layers hold no larger ones in their smallest comfortable dtype.
 MAX_LABEL = np.iinfo(np.uint16).max
 _HEADER_KEY = "napari-hrdv2"
@@ -165,6 +165,9 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     C
         Inverse strength of the L2 regularisation, as scikit-learn's: smaller is stronger.
         The ridge penalty is its inverse.
+    emphasis
+        Factor of the tokens' standardised features where filters stand beside them, above 0:
+        the hundreds of the former would outvote the dozens of the latter.
     balance
         How far classes are balanced, from 0, where every painted pixel counts the same, to 1,
         where every class does: a pixel of a class of ``n`` counts ``n ** -balance``. People
@@ -199,14 +202,16 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self,
         method: Method = "logistic",
         *,
-        C: float = 0.01,  # noqa: N803, scikit-learn's name
+        C: float = 0.03,  # noqa: N803, scikit-learn's name
+        emphasis: float = 0.3,
         balance: float = 0.5,
         max_pixels: int = 20_000,
         max_iter: int = 1000,
-        tol: float = 2e-5,
+        tol: float = 1e-5,
     ) -> None:
         self.method = method
         self.C = C
+        self.emphasis = emphasis
         self.balance = balance
         self.max_pixels = max_pixels
         self.max_iter = max_iter
@@ -268,14 +273,19 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"only class {labels[0]} is painted: paint at least a stroke of one more"
             )
         rows = rows or StrokeRows()
-        found = [rows.at(t, i) for t, i in zip(images, chosen, strict=True)]
-        x = found[0] if len(found) == 1 else np.concatenate(found)
+        x = _together([rows.at(t, i) for t, i in zip(images, chosen, strict=True)])
+        # Of tokens alone there is nothing to emphasise.
+        own = images[0].data.shape[-1]
+        emphasis = np.where(np.arange(x.shape[1]) < own, self.emphasis, 1.0)
+        if x.shape[1] == own:
+            emphasis[:] = 1
         if start is not None and (
             getattr(start, "settings_", None) != images[0].settings
             or not np.array_equal(start.classes_, labels)
+            or start.n_features_in_ != x.shape[1]
         ):
             start = None
-        self._fit_rows(x, y, None if start is None else (start.coef_, start.intercept_))
+        self._fit_rows(x, y, emphasis, None if start is None else (start.coef_, start.intercept_))
         known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
         self.pixel_classes_ = tuple(known.get(k) or default_class(k) for k in labels.tolist())
         self.settings_ = images[0].settings
@@ -299,7 +309,11 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return chosen
 
     def _fit_rows(
-        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer], start: Start | None
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.integer],
+        emphasis: npt.NDArray[np.floating],
+        start: Start | None,
     ) -> None:
         coef: npt.NDArray[np.floating]
         intercept: npt.NDArray[np.floating]
@@ -313,12 +327,13 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 index,
                 shares[index],
                 C=self.C,
+                emphasis=emphasis,
                 start=start,
                 tol=self.tol,
                 max_iter=self.max_iter,
             )
         else:
-            coef, intercept = self._fit_ridge(x, index, shares)
+            coef, intercept = self._fit_ridge(x, index, shares, emphasis)
         self.classes_ = labels.astype(int)
         self.intercept_ = intercept.astype(np.float32)
         # In C order, which safetensors takes for granted.
@@ -330,16 +345,17 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         x: npt.NDArray[np.float32],
         y: npt.NDArray[np.intp],
         shares: npt.NDArray[np.floating],
+        emphasis: npt.NDArray[np.floating],
     ) -> Start:
         scaler = StandardScaler()
         estimator = RidgeClassifier(alpha=1 / self.C, class_weight=dict(enumerate(shares.tolist())))
-        estimator.fit(scaler.fit_transform(x), y)
+        estimator.fit(scaler.fit_transform(x) * emphasis, y)
         # Of two classes, ridge has a vector.
         coef, intercept = np.atleast_2d(estimator.coef_), estimator.intercept_
         if len(coef) == 1:
             # Two classes have one score; half to either side gives the same probabilities.
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.array([-1, 1]) * intercept / 2
-        coef = coef / scaler.scale_
+        coef = coef * emphasis / scaler.scale_
         return coef, intercept - coef @ scaler.mean_
 
     def decision_function(self, tokens: Tokens) -> npt.NDArray[np.float32]:
@@ -436,9 +452,10 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     raise ModelError(f"{path} is no model of napari-hrdv2")
                 version = json.loads(text).get("version")
                 if version != FORMAT_VERSION:
+                    is_later = isinstance(version, int) and version > FORMAT_VERSION
                     raise ModelError(
                         f"{path} has format {version}, this napari-hrdv2 reads {FORMAT_VERSION}: "
-                        "update napari-hrdv2"
+                        + ("update napari-hrdv2" if is_later else "train it anew")
                     )
                 header = _Header.model_validate_json(text)
                 coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
@@ -458,6 +475,14 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         model.pixel_classes_ = header.classes
         model.settings_ = header.settings
         return model
+
+
+def _together(rows: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Rows of all images below one another; the colours of grey ones are nought."""
+    width = max(one.shape[1] for one in rows)
+    if len(rows) == 1:
+        return rows[0]
+    return np.concatenate([np.pad(one, ((0, 0), (0, width - one.shape[1]))) for one in rows])
 
 
 def softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
