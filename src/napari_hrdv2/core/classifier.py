@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,7 +20,7 @@ from sklearn.linear_model import RidgeClassifier
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from .errors import ModelError, SettingsMismatchError, StrokesError
+from .errors import ModelError, SettingsMismatchError, StrokesError, never
 from .files import replacing
 from .logistic import Start, fit_logistic
 from .settings import Settings
@@ -32,7 +33,7 @@ Colour = tuple[float, float, float, float]
 FORMAT_VERSION = 1
 # napari's labels layers hold no larger ones in their smallest comfortable dtype.
 MAX_LABEL = np.iinfo(np.uint16).max
-_HEADER_KEY = "napari-hrdv2"
+HEADER_KEY = "napari-hrdv2"
 
 
 class PixelClass(BaseModel):
@@ -64,7 +65,7 @@ def default_class(label: int) -> PixelClass:
     return PixelClass(label=label, name=f"class {label}", colour=(*colour, 1.0))
 
 
-class _Header(BaseModel):
+class Header(BaseModel):
     """What a saved model says of itself beside its arrays."""
 
     model_config = ConfigDict(extra="ignore")
@@ -73,6 +74,37 @@ class _Header(BaseModel):
     settings: Settings
     classes: tuple[PixelClass, ...]
     params: dict[str, Any]
+
+
+_H = TypeVar("_H", bound=Header)
+
+
+def read_header(kind: type[_H], text: str | bytes, path: str | os.PathLike[str]) -> _H:
+    """What a saved model says of itself.
+
+    Parameters
+    ----------
+    kind
+        Of header.
+    text
+        Its JSON.
+    path
+        Of the file, to tell of it.
+
+    Raises
+    ------
+    ModelError
+        If it was written in another version of the format.
+    ValueError, AttributeError
+        If it is no header.
+    """
+    version = json.loads(text).get("version")
+    if version != FORMAT_VERSION:
+        raise ModelError(
+            f"{path} has format {version}, this napari-hrdv2 reads {FORMAT_VERSION}: "
+            "update napari-hrdv2"
+        )
+    return kind.model_validate_json(text)
 
 
 def check_strokes(strokes: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.integer]:
@@ -150,7 +182,232 @@ class StrokeRows:
         return features
 
 
-class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """What all classifiers of pixels share, whatever they learn from the rows of features.
+
+    Parameters that all of them have are ``method``, ``balance`` and ``max_pixels``, see
+    :class:`PixelClassifier`.
+
+    Attributes
+    ----------
+    suffix
+        What the names of its files end with.
+    classes_ : ndarray of int, (K,)
+        Labels, ascending.
+    settings_ : Settings
+        The resolved settings of the tokens it was fitted on.
+    pixel_classes_ : tuple of PixelClass
+        The classes with names and colours, in the order of ``classes_``.
+
+    Examples
+    --------
+    >>> isinstance(PixelClassifier(), BasePixelClassifier)
+    True
+    """
+
+    suffix: ClassVar[str]
+    methods: ClassVar[tuple[str, ...]]
+    method: str
+    balance: float
+    max_pixels: int
+    classes_: npt.NDArray[np.integer]
+    pixel_classes_: tuple[PixelClass, ...]
+    settings_: Settings
+
+    def fit(
+        self,
+        tokens: Tokens | Sequence[Tokens],
+        strokes: npt.ArrayLike | Sequence[npt.ArrayLike],
+        classes: Mapping[int, PixelClass] | Sequence[PixelClass] = (),
+        *,
+        start: BasePixelClassifier | None = None,
+        rows: StrokeRows | None = None,
+    ) -> Self:
+        """Fit to the painted pixels of one or several images.
+
+        Parameters
+        ----------
+        tokens
+            Of each image, all made with the same settings.
+        strokes
+            For each image (h, w) of integers, 0 where not painted, else the class's label.
+        classes
+            Names and colours of the classes; those not given get default ones.
+        start
+            A classifier of the same classes and features from whose weights to start: after
+            one more stroke that takes a fraction of the time and leads to the same result. One
+            that does not fit is ignored, and so is every one where there are no weights.
+        rows
+            Features of the pixels painted before; those painted now take their place.
+
+        Raises
+        ------
+        StrokesError
+            If strokes do not fit their image, or fewer than two classes are painted.
+        SettingsMismatchError
+            If the images' tokens were made with different settings.
+        """
+        images = [tokens] if isinstance(tokens, Tokens) else list(tokens)
+        drawings: list[Any] = [strokes] if isinstance(tokens, Tokens) else list(strokes)  # type: ignore[arg-type]
+        if len(images) != len(drawings):
+            raise StrokesError(f"there are {len(images)} images but {len(drawings)} strokes")
+        if not images:
+            raise StrokesError("there is no image to train on")
+        if self.method not in self.methods:
+            raise ModelError(
+                f"the method must be {' or '.join(map(repr, self.methods))}, not {self.method!r}"
+            )
+        for other in images[1:]:
+            _refuse_differences(images[0].settings, other.settings, "those of the first image")
+        painted = [
+            check_strokes(one, t.image_shape) for t, one in zip(images, drawings, strict=True)
+        ]
+        chosen = self._chosen_pixels(painted)
+        y = np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)])
+        labels = np.unique(y).astype(int)
+        if len(labels) == 0:
+            raise StrokesError("nothing is painted: paint at least a stroke of each of two classes")
+        if len(labels) == 1:
+            raise StrokesError(
+                f"only class {labels[0]} is painted: paint at least a stroke of one more"
+            )
+        rows = rows or StrokeRows()
+        found = [rows.at(t, i) for t, i in zip(images, chosen, strict=True)]
+        x = found[0] if len(found) == 1 else np.concatenate(found)
+        if not isinstance(start, type(self)) or (
+            getattr(start, "settings_", None) != images[0].settings
+            or not np.array_equal(start.classes_, labels)
+        ):
+            start = None
+        self._fit_rows(x, y, start)
+        self.classes_ = labels
+        self.n_features_in_ = x.shape[1]
+        known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
+        self.pixel_classes_ = tuple(known.get(k) or default_class(k) for k in labels.tolist())
+        self.settings_ = images[0].settings
+        return self
+
+    def _chosen_pixels(
+        self, painted: Sequence[npt.NDArray[np.integer]]
+    ) -> list[npt.NDArray[np.intp]]:
+        """Flat indices, ascending, of the painted pixels of each image that are trained on."""
+        flats = [np.flatnonzero(strokes) for strokes in painted]
+        labels = [strokes.ravel()[flat] for strokes, flat in zip(painted, flats, strict=True)]
+        counts = np.bincount(np.concatenate(labels), minlength=MAX_LABEL + 1)
+        steps = np.maximum(1, -(-counts // self.max_pixels))
+        chosen = []
+        for flat, label in zip(flats, labels, strict=True):
+            if (steps[label] == 1).all():
+                chosen.append(flat)
+                continue
+            kept = [flat[label == one][:: steps[one]] for one in np.unique(label)]
+            chosen.append(np.sort(np.concatenate(kept)))
+        return chosen
+
+    @abstractmethod
+    def _fit_rows(
+        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer], start: Self | None
+    ) -> None:
+        """Learn from features (n, C) and labels (n,), by choice from where another one ended."""
+
+    @abstractmethod
+    def predict(
+        self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
+    ) -> npt.NDArray[np.uint16]:
+        """Label of every pixel.
+
+        Parameters
+        ----------
+        tokens
+            Of the image.
+        is_cancelled
+            Asked now and then whether to give up, where it takes long; from any thread.
+
+        Returns
+        -------
+        ndarray of uint16
+            (h, w).
+
+        Raises
+        ------
+        SettingsMismatchError
+            If the tokens were made with other settings than those it was fitted on.
+        Cancelled
+            If somebody gave up.
+        """
+
+    @abstractmethod
+    def predict_proba(
+        self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
+    ) -> npt.NDArray[np.float32]:
+        """Probability of every class at every pixel.
+
+        Parameters
+        ----------
+        tokens, is_cancelled
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        ndarray of float32
+            (h, w, K), in [0, 1], summing to 1 over the classes.
+
+        Raises
+        ------
+        SettingsMismatchError, Cancelled
+            As :meth:`predict`.
+        """
+
+    def labels_of(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+        """Label with the highest score or probability (h, w, K) at every pixel, (h, w)."""
+        labels: npt.NDArray[np.uint16] = self.classes_.astype(np.uint16)[scores.argmax(-1)]
+        return labels
+
+    @abstractmethod
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file, all at once or not at all.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+
+    def _shares(
+        self, y: npt.NDArray[np.integer]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.floating]]:
+        """Classes of labels (n,) as indices (n,), and what a pixel of each class counts (K,)."""
+        _, index, counts = np.unique(y, return_inverse=True, return_counts=True)
+        shares = counts ** -float(self.balance)
+        # As scikit-learn's own balance, so that C means the same: of mean 1 over the pixels.
+        return index, shares * counts.sum() / (counts * shares).sum()
+
+    def _accept(self, tokens: Tokens) -> None:
+        """Refuse tokens of other settings than its own; raises SettingsMismatchError."""
+        check_is_fitted(self)
+        _refuse_differences(self.settings_, tokens.settings, "the model's")
+
+    def _describe(self) -> dict[str, Any]:
+        """Fields of the header that a saved model has beside its arrays."""
+        check_is_fitted(self)
+        return {
+            "version": FORMAT_VERSION,
+            "settings": self.settings_,
+            "classes": self.pixel_classes_,
+            "params": self.get_params(),
+        }
+
+    @classmethod
+    def _described(cls, header: Header) -> Self:
+        """A classifier after a header, without what it learnt."""
+        model = cls(**header.params)
+        model.classes_ = np.array([c.label for c in header.classes])
+        model.pixel_classes_ = header.classes
+        model.settings_ = header.settings
+        return model
+
+
+class PixelClassifier(BasePixelClassifier):
     """Linear classifier on the features of pixels, in scikit-learn's conventions.
 
     It standardises the features over the painted pixels of all images together, fits with
@@ -195,6 +452,11 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     >>> labels = classifier.predict(tokens)  # doctest: +SKIP
     """
 
+    suffix = ".safetensors"
+    methods = ("logistic", "ridge")
+    coef_: npt.NDArray[np.float32]
+    intercept_: npt.NDArray[np.float32]
+
     def __init__(
         self,
         method: Method = "logistic",
@@ -212,118 +474,27 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.max_iter = max_iter
         self.tol = tol
 
-    def fit(
-        self,
-        tokens: Tokens | Sequence[Tokens],
-        strokes: npt.ArrayLike | Sequence[npt.ArrayLike],
-        classes: Mapping[int, PixelClass] | Sequence[PixelClass] = (),
-        *,
-        start: PixelClassifier | None = None,
-        rows: StrokeRows | None = None,
-    ) -> Self:
-        """Fit to the painted pixels of one or several images.
-
-        Parameters
-        ----------
-        tokens
-            Of each image, all made with the same settings.
-        strokes
-            For each image (h, w) of integers, 0 where not painted, else the class's label.
-        classes
-            Names and colours of the classes; those not given get default ones.
-        start
-            A classifier of the same classes and features from whose weights to start: after
-            one more stroke that takes a fraction of the time and leads to the same result. One
-            that does not fit is ignored.
-        rows
-            Features of the pixels painted before; those painted now take their place.
-
-        Raises
-        ------
-        StrokesError
-            If strokes do not fit their image, or fewer than two classes are painted.
-        SettingsMismatchError
-            If the images' tokens were made with different settings.
-        """
-        images = [tokens] if isinstance(tokens, Tokens) else list(tokens)
-        drawings: list[Any] = [strokes] if isinstance(tokens, Tokens) else list(strokes)  # type: ignore[arg-type]
-        if len(images) != len(drawings):
-            raise StrokesError(f"there are {len(images)} images but {len(drawings)} strokes")
-        if not images:
-            raise StrokesError("there is no image to train on")
-        if self.method not in ("logistic", "ridge"):
-            raise ModelError(f"the method must be 'logistic' or 'ridge', not {self.method!r}")
-        for other in images[1:]:
-            _refuse_differences(images[0].settings, other.settings, "those of the first image")
-        painted = [
-            check_strokes(one, t.image_shape) for t, one in zip(images, drawings, strict=True)
-        ]
-        chosen = self._chosen_pixels(painted)
-        y = np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)])
-        labels = np.unique(y).astype(int)
-        if len(labels) == 0:
-            raise StrokesError("nothing is painted: paint at least a stroke of each of two classes")
-        if len(labels) == 1:
-            raise StrokesError(
-                f"only class {labels[0]} is painted: paint at least a stroke of one more"
-            )
-        rows = rows or StrokeRows()
-        found = [rows.at(t, i) for t, i in zip(images, chosen, strict=True)]
-        x = found[0] if len(found) == 1 else np.concatenate(found)
-        if start is not None and (
-            getattr(start, "settings_", None) != images[0].settings
-            or not np.array_equal(start.classes_, labels)
-        ):
-            start = None
-        self._fit_rows(x, y, None if start is None else (start.coef_, start.intercept_))
-        known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
-        self.pixel_classes_ = tuple(known.get(k) or default_class(k) for k in labels.tolist())
-        self.settings_ = images[0].settings
-        return self
-
-    def _chosen_pixels(
-        self, painted: Sequence[npt.NDArray[np.integer]]
-    ) -> list[npt.NDArray[np.intp]]:
-        """Flat indices, ascending, of the painted pixels of each image that are trained on."""
-        flats = [np.flatnonzero(strokes) for strokes in painted]
-        labels = [strokes.ravel()[flat] for strokes, flat in zip(painted, flats, strict=True)]
-        counts = np.bincount(np.concatenate(labels), minlength=MAX_LABEL + 1)
-        steps = np.maximum(1, -(-counts // self.max_pixels))
-        chosen = []
-        for flat, label in zip(flats, labels, strict=True):
-            if (steps[label] == 1).all():
-                chosen.append(flat)
-                continue
-            kept = [flat[label == one][:: steps[one]] for one in np.unique(label)]
-            chosen.append(np.sort(np.concatenate(kept)))
-        return chosen
-
     def _fit_rows(
-        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer], start: Start | None
+        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer], start: Self | None
     ) -> None:
         coef: npt.NDArray[np.floating]
         intercept: npt.NDArray[np.floating]
-        labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
-        shares = counts ** -float(self.balance)
-        # As scikit-learn's own balance, so that C means the same: of mean 1 over the pixels.
-        shares = shares * counts.sum() / (counts * shares).sum()
+        index, shares = self._shares(y)
         if self.method == "logistic":
             coef, intercept = fit_logistic(
                 x,
                 index,
                 shares[index],
                 C=self.C,
-                start=start,
+                start=None if start is None else (start.coef_, start.intercept_),
                 tol=self.tol,
                 max_iter=self.max_iter,
             )
         else:
             coef, intercept = self._fit_ridge(x, index, shares)
-        self.classes_ = labels.astype(int)
         self.intercept_ = intercept.astype(np.float32)
         # In C order, which safetensors takes for granted.
         self.coef_ = np.ascontiguousarray(coef, np.float32)
-        self.n_features_in_ = coef.shape[1]
 
     def _fit_ridge(
         self,
@@ -355,48 +526,23 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         SettingsMismatchError
             If the tokens were made with other settings than those it was fitted on.
         """
-        check_is_fitted(self)
-        _refuse_differences(self.settings_, tokens.settings, "the model's")
+        self._accept(tokens)
         return projected_maps(tokens, self.coef_, self.intercept_)
 
-    def predict(self, tokens: Tokens) -> npt.NDArray[np.uint16]:
-        """Label of every pixel.
-
-        Returns
-        -------
-        ndarray of uint16
-            (h, w).
-
-        Raises
-        ------
-        SettingsMismatchError
-            As :meth:`decision_function`.
-        """
-        check_is_fitted(self)
-        _refuse_differences(self.settings_, tokens.settings, "the model's")
+    def predict(
+        self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
+    ) -> npt.NDArray[np.uint16]:
+        """Label of every pixel, as :meth:`BasePixelClassifier.predict`; nobody is asked."""
+        self._accept(tokens)
         best = predicted(tokens, self.coef_, self.intercept_)
         labels: npt.NDArray[np.uint16] = self.classes_.astype(np.uint16)[best]
         return labels
 
-    def predict_proba(self, tokens: Tokens) -> npt.NDArray[np.float32]:
-        """Probability of every class at every pixel: the softmax of its scores.
-
-        Returns
-        -------
-        ndarray of float32
-            (h, w, K), in [0, 1], summing to 1 over the classes.
-
-        Raises
-        ------
-        SettingsMismatchError
-            As :meth:`decision_function`.
-        """
+    def predict_proba(
+        self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
+    ) -> npt.NDArray[np.float32]:
+        """Probabilities, as :meth:`BasePixelClassifier.predict_proba`: the scores' softmax."""
         return softmax(self.decision_function(tokens))
-
-    def labels_of(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-        """Label with the highest score or probability (h, w, K) at every pixel, (h, w)."""
-        labels: npt.NDArray[np.uint16] = self.classes_.astype(np.uint16)[scores.argmax(-1)]
-        return labels
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as safetensors with a JSON header, all at once or not at all.
@@ -406,17 +552,11 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         OSError
             If the file cannot be written.
         """
-        check_is_fitted(self)
-        header = _Header(
-            version=FORMAT_VERSION,
-            settings=self.settings_,
-            classes=self.pixel_classes_,
-            params=self.get_params(),
-        )
+        header = Header(**self._describe())
         arrays = {"coef": self.coef_, "intercept": self.intercept_}
         with replacing(path) as whole:
             # Not save_file, whose files only their owner may read.
-            whole.write_bytes(serialise(arrays, {_HEADER_KEY: header.model_dump_json()}))
+            whole.write_bytes(serialise(arrays, {HEADER_KEY: header.model_dump_json()}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -431,18 +571,12 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ModelError(f"there is no model {path}")
         try:
             with safe_open(path, framework="numpy") as file:
-                text = (file.metadata() or {}).get(_HEADER_KEY)
+                text = (file.metadata() or {}).get(HEADER_KEY)
                 if text is None:
                     raise ModelError(f"{path} is no model of napari-hrdv2")
-                version = json.loads(text).get("version")
-                if version != FORMAT_VERSION:
-                    raise ModelError(
-                        f"{path} has format {version}, this napari-hrdv2 reads {FORMAT_VERSION}: "
-                        "update napari-hrdv2"
-                    )
-                header = _Header.model_validate_json(text)
+                header = read_header(Header, text, path)
                 coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
-            model = cls(**header.params)
+            model = cls._described(header)
         except ModelError:
             raise
         except (SafetensorError, OSError, ValidationError, ValueError, TypeError, AttributeError):
@@ -454,9 +588,6 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ModelError(f"{path} is damaged: its weights are not finite")
         model.coef_, model.intercept_ = coef, intercept
         model.n_features_in_ = coef.shape[1]
-        model.classes_ = np.array([c.label for c in header.classes])
-        model.pixel_classes_ = header.classes
-        model.settings_ = header.settings
         return model
 
 
