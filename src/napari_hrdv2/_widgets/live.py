@@ -154,6 +154,11 @@ class LiveLoop(QObject):
             self._soon.start()
 
     @property
+    def follows(self) -> bool:
+        """Whether segmentations follow the strokes, which slow classifiers leave to be asked for."""
+        return self.is_live and self._session.is_quick
+
+    @property
     def is_busy(self) -> bool:
         """Whether anything is being done, or about to be."""
         return (
@@ -237,7 +242,7 @@ class LiveLoop(QObject):
         self.restart()
 
     def _on_strokes(self, event: object = None) -> None:
-        if self.is_live:
+        if self.follows:
             # What is being learnt is stale now.
             if self.segmenter.is_busy and not self._is_same():
                 self.segmenter.cancel()
@@ -246,9 +251,15 @@ class LiveLoop(QObject):
     def refine(self) -> None:
         """Segment anew, as the session refines segmentations in another way."""
         self._is_refined = False
-        if self.is_live:
+        if self.follows:
             self.segmenter.cancel()
             self._soon.start()
+
+    def relearn(self) -> None:
+        """Segment anew, as another of the session's classifiers learns from strokes."""
+        self._done = None
+        self.segmenter.cancel()
+        self._soon.start()
 
     def _is_same(self) -> bool:
         """Whether the strokes are those that were learnt from last."""
@@ -257,7 +268,7 @@ class LiveLoop(QObject):
     def _segment(self) -> None:
         """Train and segment, from the features there are, if anything is new."""
         pixels = self._pixels()
-        if pixels is None or not (self.is_live or self.is_asked):
+        if pixels is None or not (self.follows or self.is_asked):
             return
         if self.segmenter.is_busy:
             self._is_due = True
@@ -270,8 +281,13 @@ class LiveLoop(QObject):
             if self._session.has_features and not self._is_paused:
                 self._look(download=self.is_asked)
             return
+        if not (self._session.is_quick or tokens.is_complete):
+            # It would take longer than the passes to come, and be of no use then.
+            return
         done = self._done
-        is_done = done is not None and done[0] is tokens and _equal(done[1], drawn)
+        is_done = done is not None and done[0] is tokens
+        # Who paints on while a slow one works asks again when it is time.
+        is_done = is_done and (not self._session.is_quick or self._is_same())
         if is_done and self._is_refined:
             self._finish(tokens)
             return

@@ -135,7 +135,7 @@ class Refinement(BaseModel):
         SettingsMismatchError
             If the tokens were made with other settings than the classifier's.
         Cancelled, ImageError
-            As :meth:`apply`.
+            As :meth:`apply`, and if somebody gave up while the classifier was at work.
         """
         if self.is_off:
             return Refined(classifier.predict(tokens, is_cancelled), ())
