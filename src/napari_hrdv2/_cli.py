@@ -152,7 +152,7 @@ def train(
             "--output",
             "-o",
             metavar="MODEL",
-            help="Model to write (.safetensors, or .skops for trees).",
+            help="Model to write (.safetensors; trees: .skops).",
         ),
     ],
     model: Model = "auto",

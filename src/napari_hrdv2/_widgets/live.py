@@ -155,7 +155,7 @@ class LiveLoop(QObject):
 
     @property
     def follows(self) -> bool:
-        """Whether segmentations follow the strokes, which slow classifiers leave to be asked for."""
+        """Whether segmentations follow the strokes; those of slow classifiers are asked for."""
         return self.is_live and self._session.is_quick
 
     @property
@@ -286,8 +286,9 @@ class LiveLoop(QObject):
             return
         done = self._done
         is_done = done is not None and done[0] is tokens
-        # Who paints on while a slow one works asks again when it is time.
-        is_done = is_done and (not self._session.is_quick or self._is_same())
+        if done is not None and self._session.is_quick:
+            # Who paints on while a slow one works asks again when it is time.
+            is_done = is_done and _equal(done[1], drawn)
         if is_done and self._is_refined:
             self._finish(tokens)
             return

@@ -142,19 +142,17 @@ class TreesClassifier(BasePixelClassifier):
     ) -> npt.NDArray[np.uint16]:
         """Label of every pixel, as :meth:`BasePixelClassifier.predict`, block by block."""
         self._accept(tokens)
-        best = [block.argmax(1) for block in self._blocks(tokens, is_cancelled)]
-        labels: npt.NDArray[np.uint16] = self.classes_.astype(np.uint16)[np.concatenate(best)]
-        return labels.reshape(tokens.image_shape)
+        labels = self.classes_.astype(np.uint16)
+        found = [labels[block.argmax(1)] for block in self._blocks(tokens, is_cancelled)]
+        return np.concatenate(found).reshape(tokens.image_shape)
 
     def predict_proba(
         self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
     ) -> npt.NDArray[np.float32]:
         """Share of the trees' votes, as :meth:`BasePixelClassifier.predict_proba`, by blocks."""
         self._accept(tokens)
-        found = np.concatenate(
-            [block.astype(np.float32) for block in self._blocks(tokens, is_cancelled)]
-        )
-        return found.reshape(*tokens.image_shape, -1)
+        found = [block.astype(np.float32) for block in self._blocks(tokens, is_cancelled)]
+        return np.concatenate(found).reshape(*tokens.image_shape, -1)
 
     def _blocks(
         self, tokens: Tokens, is_cancelled: Callable[[], bool]
