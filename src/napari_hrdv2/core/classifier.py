@@ -234,7 +234,7 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         classes
             Names and colours of the classes; those not given get default ones.
         start
-            A classifier of the same classes and features from whose weights to start: after
+            A classifier of the same method, classes and features from whose weights to start: after
             one more stroke that takes a fraction of the time and leads to the same result. One
             that does not fit is ignored, and so is every one where there are no weights.
         rows
@@ -275,7 +275,8 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         found = [rows.at(t, i) for t, i in zip(images, chosen, strict=True)]
         x = found[0] if len(found) == 1 else np.concatenate(found)
         if not isinstance(start, type(self)) or (
-            getattr(start, "settings_", None) != images[0].settings
+            start.method != self.method
+            or getattr(start, "settings_", None) != images[0].settings
             or not np.array_equal(start.classes_, labels)
         ):
             start = None

@@ -151,12 +151,12 @@ class TreesClassifier(BasePixelClassifier):
     ) -> npt.NDArray[np.float32]:
         """Share of the trees' votes, as :meth:`BasePixelClassifier.predict_proba`, by blocks."""
         self._accept(tokens)
-        found = [block.astype(np.float32) for block in self._blocks(tokens, is_cancelled)]
+        found = list(self._blocks(tokens, is_cancelled))
         return np.concatenate(found).reshape(*tokens.image_shape, -1)
 
     def _blocks(
         self, tokens: Tokens, is_cancelled: Callable[[], bool]
-    ) -> Iterator[npt.NDArray[np.float64]]:
+    ) -> Iterator[npt.NDArray[np.float32]]:
         """Probabilities (n, K) of block after block of the image's pixels."""
         height, width = tokens.image_shape
         with ThreadPoolExecutor(joblib.cpu_count(), initializer=_alone) as pool:
@@ -165,7 +165,8 @@ class TreesClassifier(BasePixelClassifier):
                 index = np.arange(first, min(first + BLOCK, height * width))
                 x = rows_at(tokens, np.stack(np.divmod(index, width), axis=1))
                 parts = [x[i : i + _CHUNK] for i in range(0, len(x), _CHUNK)]
-                yield np.concatenate(list(pool.map(self.estimator_.predict_proba, parts)))
+                found = list(pool.map(self.estimator_.predict_proba, parts))
+                yield np.concatenate(found, dtype=np.float32)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as skops with a JSON header in the same archive, at once or not at all.
