@@ -13,6 +13,7 @@ from PIL import Image
 from napari_hrdv2._cli import main
 from napari_hrdv2._sample_data import CLASSES, sample_strokes
 from napari_hrdv2.core.classifier import PixelClassifier
+from napari_hrdv2.core.methods import load_classifier
 from napari_hrdv2.core.weights import Weights
 
 
@@ -78,6 +79,37 @@ def test_train_on_two_images_and_apply(files: Path, tiny_weights: Path) -> None:
     assert probabilities.shape == (2, 50, 64)
     np.testing.assert_allclose(probabilities.sum(0), 1, rtol=1e-5)
     np.testing.assert_array_equal(probabilities.argmax(0) + 1, tifffile.imread(out / "a.tif"))
+
+
+@pytest.mark.parametrize("classifier", ["ridge", "forest", "boosting"])
+def test_another_classifier_trains_segments_and_applies(
+    files: Path, tiny_weights: Path, classifier: str
+) -> None:
+    model, chosen = files / "model", ["--classifier", classifier]
+    pair = ["--image", files / "a.png", "--strokes", files / "a_strokes.tif"]
+    assert run("train", *pair, "-o", model, *chosen, weights=tiny_weights) == 0
+    assert load_classifier(model).method == classifier
+    assert run("apply", model, files / "a.png", "-o", files / "out", weights=tiny_weights) == 0
+    segment = ["segment", files / "a.png", files / "a_strokes.tif", "-o", files / "a.tif"]
+    assert run(*segment, *chosen, weights=tiny_weights) == 0
+    labels = tifffile.imread(files / "a.tif")
+    np.testing.assert_array_equal(labels, tifffile.imread(files / "out" / "a.tif"))
+    assert run(*segment, weights=tiny_weights) == 0
+    assert (labels != tifffile.imread(files / "a.tif")).any()
+
+
+@pytest.mark.parametrize("command", ["segment", "train"])
+def test_an_unknown_classifier_is_told_before_any_work(
+    files: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    if command == "segment":
+        inputs = [files / "a.png", files / "a_strokes.tif"]
+    else:
+        inputs = ["--image", files / "a.png", "--strokes", files / "a_strokes.tif"]
+    out = files / "out.tif"
+    assert run(command, *inputs, "-o", out, "--classifier", "svm", weights=files / "none") == 2
+    assert "no classifier 'svm'" in one_line(capsys)
+    assert not out.exists()
 
 
 def test_apply_goes_on_after_a_bad_image_and_says_so(

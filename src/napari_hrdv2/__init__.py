@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from .core.classifier import PixelClassifier as PixelClassifier
     from .core.errors import HRDv2Error as HRDv2Error
     from .core.extraction import FeatureExtractor as FeatureExtractor
+    from .core.methods import load_classifier as load_classifier
     from .core.refine import Refinement as Refinement
     from .core.segment import segment as segment
     from .core.settings import Settings as Settings
     from .core.tokens import Tokens as Tokens
+    from .core.trees import TreesClassifier as TreesClassifier
 
 __version__ = "0.1.0"
 
@@ -30,6 +32,8 @@ _HOMES = {
     "Refinement": "refine",
     "Settings": "settings",
     "Tokens": "tokens",
+    "TreesClassifier": "trees",
+    "load_classifier": "methods",
     "segment": "segment",
 }
 __all__ = [*_HOMES]

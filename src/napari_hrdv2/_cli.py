@@ -69,6 +69,12 @@ WeightsFile = Annotated[
         show_default=False,
     ),
 ]
+Classifier = Annotated[
+    str,
+    typer.Option(
+        help="logistic or ridge, which are linear; forest or boosting, which are not, and slower."
+    ),
+]
 Guided = Annotated[
     int,
     typer.Option(
@@ -107,6 +113,7 @@ def segment(
     stride: Stride = None,
     device: Device = "auto",
     weights: WeightsFile = None,
+    classifier: Classifier = "logistic",
     guided: Guided = 0,
     crf: Crf = False,
     majority: Majority = 0,
@@ -114,17 +121,19 @@ def segment(
 ) -> None:
     """Train on an image's strokes and segment the image."""
     from ._io import read_image, read_labels, write_labels
-    from .core.classifier import PixelClassifier, check_strokes
+    from .core.classifier import check_strokes
+    from .core.methods import make_classifier
     from .core.refine import make_refinement
 
     _require_tiff(output, image, strokes)
+    learner = make_classifier(classifier)
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     pixels, painted = read_image(image), read_labels(strokes)
     check_strokes(painted, (pixels.shape[0], pixels.shape[1]))
     extractor = _extractor(device, weights, model=model, passes=passes, stride=stride)
     tokens = _extract(extractor, pixels, image.name)
-    classifier = PixelClassifier().fit(tokens, painted)
-    write_labels(output, refinement.predict(classifier, tokens, pixels).labels)
+    learner.fit(tokens, painted)
+    write_labels(output, refinement.predict(learner, tokens, pixels).labels)
     _stderr.print(f"wrote {output}")
 
 
@@ -138,19 +147,28 @@ def train(
         typer.Option(help="Its painted labels; one for every image, in order.", metavar="STROKES"),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="MODEL", help="Model to write (.safetensors).")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="MODEL",
+            help="Model to write (.safetensors; trees: .skops).",
+        ),
     ],
     model: Model = "auto",
     passes: Passes = None,
     stride: Stride = None,
     device: Device = "auto",
     weights: WeightsFile = None,
+    classifier: Classifier = "logistic",
 ) -> None:
     """Train one model on the strokes of one or more images."""
     from ._io import read_image, read_labels
-    from .core.classifier import PixelClassifier, check_strokes
+    from .core.classifier import check_strokes
     from .core.errors import StrokesError
+    from .core.methods import make_classifier
 
+    learner = make_classifier(classifier)
     if len(image) != len(strokes):
         raise StrokesError(
             f"{len(image)} --image but {len(strokes)} --strokes: give each image its strokes"
@@ -166,7 +184,7 @@ def train(
         _extract(extractor, pixels, path.name)
         for (pixels, _), path in zip(pairs, image, strict=True)
     ]
-    PixelClassifier().fit(tokens, [painted for _, painted in pairs]).save(output)
+    learner.fit(tokens, [painted for _, painted in pairs]).save(output)
     _stderr.print(f"wrote {output}")
 
 
@@ -191,8 +209,8 @@ def apply(
 ) -> None:
     """Segment images with a trained model; label images get the inputs' names."""
     from ._io import read_image, write_labels, write_probabilities
-    from .core.classifier import PixelClassifier
     from .core.errors import HRDv2Error, ImageError
+    from .core.methods import load_classifier
     from .core.refine import make_refinement
 
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
@@ -202,7 +220,7 @@ def apply(
             raise ImageError(f"several images would be written to {target}: apply them one by one")
         if target.resolve() == path.resolve():
             raise ImageError(f"the result would overwrite {path}: choose another output folder")
-    classifier = PixelClassifier.load(model)
+    classifier = load_classifier(model)
     extractor = _extractor(device, weights, **classifier.settings_.model_dump())
     failures = 0
     for path, target in zip(images, targets, strict=True):

@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .core.cache import TokenMemory, TokenStore, digest_of
-from .core.classifier import PixelClass, PixelClassifier, StrokeRows, check_strokes
+from .core.classifier import BasePixelClassifier, PixelClass, PixelClassifier, check_strokes
 from .core.errors import Cancelled, StrokesError, WeightsError
 from .core.extraction import FeatureExtractor
+from .core.methods import make_classifier
 from .core.refine import Refinement
 from .core.settings import Settings
+from .core.strokes import StrokeRows
 from .core.tokens import Tokens
+from .core.tuning import Choice
 
 _POLL_S = 0.1
 NOTHING_PAINTED = "Nothing is painted: paint at least a stroke of each of two classes."
@@ -103,10 +106,28 @@ class Learnt(NamedTuple):
         Of the image.
     strokes
         (h, w) of labels, 0 where not painted.
+    method
+        Of the classifier, one of :data:`.METHODS`.
     """
 
     tokens: Tokens
     strokes: npt.NDArray[np.integer]
+    method: str
+
+
+class Tuned(NamedTuple):
+    """What a tuning job chose.
+
+    Attributes
+    ----------
+    learnt
+        For what.
+    choice
+        What to fit with.
+    """
+
+    learnt: Learnt
+    choice: Choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +153,7 @@ class Result:
     passes: int
     seconds: float
     generation: int
-    classifier: PixelClassifier
+    classifier: BasePixelClassifier
     vanished: tuple[PixelClass, ...]
 
     @property
@@ -164,7 +185,9 @@ class Segmenting(_Cancellable):
     tokens: Tokens
     strokes: npt.NDArray[Any] | None
     classes: tuple[PixelClass, ...]
-    classifier: PixelClassifier | None
+    classifier: BasePixelClassifier | None
+    method: str
+    choice: Choice
     rows: StrokeRows
     region: tuple[slice, slice] | None
     is_learnt: bool
@@ -186,33 +209,62 @@ class Segmenting(_Cancellable):
         HRDv2Error
             If strokes or model cannot be used.
         Cancelled
-            If it was cancelled while it refined.
+            If it was cancelled within a step that takes long.
         """
         start = time.perf_counter()
         strokes = check_painted(self.strokes, self.tokens.image_shape, self.classes)
         classifier = self.classifier
         if strokes is not None and not self.is_learnt:
-            classifier = PixelClassifier().fit(
+            classifier = make_classifier(self.method, self.choice).fit(
                 self.tokens, strokes, self.classes, start=classifier, rows=self.rows
             )
         if classifier is None:
             raise StrokesError(NOTHING_PAINTED)
         yield None
         if self.region is not None and self.tokens.settings.boundary != "periodic":
-            there = classifier.predict(self.tokens.crop(self.region))
+            there = classifier.predict(self.tokens.crop(self.region), self._cancelled.is_set)
             yield Part(self.generation, self.region, there)
         refined = self.refinement.predict(
             classifier, self.tokens, self.image, self.classes, self._cancelled.is_set
         )
         return Result(
             labels=refined.labels,
-            learnt=None if strokes is None else Learnt(self.tokens, strokes),
+            learnt=None if strokes is None else Learnt(self.tokens, strokes, self.method),
             passes=self.tokens.passes,
             seconds=time.perf_counter() - start,
             generation=self.generation,
             classifier=classifier,
             vanished=refined.vanished,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning(_Cancellable):
+    """Choose what to fit with by cross-validation over strokes; :meth:`Session.tune` makes it."""
+
+    learnt: Learnt
+    rows: StrokeRows
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> Generator[None, None, Tuned]:
+        """Do the work, in any thread.
+
+        Raises
+        ------
+        HRDv2Error
+            If the strokes cannot be used.
+        Cancelled
+            If it was cancelled.
+        """
+        yield None
+        classifier = PixelClassifier(self.learnt.method)
+        classifier.fit(
+            self.learnt.tokens,
+            self.learnt.strokes,
+            rows=self.rows,
+            is_cancelled=self._cancelled.is_set,
+        )
+        return Tuned(self.learnt, classifier.choice_)
 
 
 def check_painted(

@@ -27,25 +27,29 @@ from ._job import (
     Result,
     Segmenting,
     Sight,
+    Tuned,
+    Tuning,
     Wanted,
     check_painted,
 )
 from .core.cache import TokenMemory, TokenStore, default_folder
 from .core.classifier import (
     MAX_LABEL,
+    BasePixelClassifier,
     Colour,
     PixelClass,
     PixelClassifier,
-    StrokeRows,
     default_class,
 )
 from .core.errors import ModelError, StrokesError
 from .core.extraction import make_settings
+from .core.methods import METHODS, SUFFIXES, find_method, load_classifier
 from .core.refine import Refinement, make_refinement
 from .core.settings import Settings
+from .core.strokes import StrokeRows
 from .core.tokens import Tokens
+from .core.tuning import DEFAULT
 
-MODEL_SUFFIX = ".safetensors"
 _GIGABYTE = 10**9
 # Settings that only the weights tell; they go when other weights are chosen.
 _OF_THE_WEIGHTS = ("model", "weights_sha256", "patch")
@@ -68,6 +72,8 @@ class Session:
         Settings, device or weights are others.
     refinement_changed
         Segmentations are refined in another way.
+    method_changed
+        Another kind of classifier learns from strokes.
     model_changed
         A classifier was trained or loaded.
 
@@ -83,6 +89,7 @@ class Session:
     current_changed = Signal(int)
     settings_changed = Signal()
     refinement_changed = Signal()
+    method_changed = Signal()
     model_changed = Signal()
 
     def __init__(self) -> None:
@@ -91,7 +98,11 @@ class Session:
         self._untouched = True
         self._wanted = Wanted(Settings(), "auto", None)
         self._refinement = Refinement()
-        self._classifier: PixelClassifier | None = None
+        self._method = "logistic"
+        # What linear classifiers are fitted with, and for what it was chosen.
+        self._choice = DEFAULT
+        self._tuned: Learnt | None = None
+        self._classifier: BasePixelClassifier | None = None
         self.memory = TokenMemory(2 * _GIGABYTE)
         self.store = TokenStore(default_folder(), 10 * _GIGABYTE)
         self._made: Made | None = None
@@ -295,6 +306,30 @@ class Session:
             self.refinement_changed.emit()
 
     @property
+    def method(self) -> str:
+        """Which classifier learns from strokes, one of :data:`.METHODS`."""
+        return self._method
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the method is quick enough for segmentations to follow the strokes."""
+        return METHODS[self._method].is_live
+
+    def use_method(self, method: str) -> None:
+        """Learn from strokes with another classifier; what jobs made so far may find is dropped.
+
+        Raises
+        ------
+        HRDv2Error
+            If there is no such method; nothing is changed then.
+        """
+        find_method(method)
+        if method != self._method:
+            self._method = method
+            self._generation += 1
+            self.method_changed.emit()
+
+    @property
     def weights_in_use(self) -> str | None:
         """Name of the weights that made the last features, None before there are any."""
         return None if self._made is None else self._made.extractor.weights.name
@@ -302,7 +337,7 @@ class Session:
     # Work ----------------------------------------------------------------------------------
 
     @property
-    def classifier(self) -> PixelClassifier | None:
+    def classifier(self) -> BasePixelClassifier | None:
         """The classifier trained or loaded last."""
         return self._classifier
 
@@ -370,7 +405,7 @@ class Session:
             fits = applied.settings_ in (sight.tokens.settings, sight.made.wanted.settings)
         return sight.tokens if fits else None
 
-    def _applied(self, strokes: npt.NDArray[Any] | None) -> PixelClassifier | None:
+    def _applied(self, strokes: npt.NDArray[Any] | None) -> BasePixelClassifier | None:
         """The classifier at hand where nothing is painted: it knows only its own features."""
         is_painted = strokes is not None and bool(np.any(strokes))
         return None if is_painted else self._classifier
@@ -416,11 +451,14 @@ class Session:
             strokes=strokes,
             classes=self.classes,
             classifier=self._classifier,
+            method=self._method,
+            choice=self._choice,
             rows=self._rows,
             region=region,
             is_learnt=learnt is not None
             and strokes is not None
             and learnt.tokens is tokens
+            and learnt.method == self._method
             and np.array_equal(learnt.strokes, strokes),
             image=self._image,
             refinement=self._refinement,
@@ -454,13 +492,30 @@ class Session:
             self.model_changed.emit()
         return True
 
+    def tune(self) -> Tuning | None:
+        """Job that chooses what to fit with for what was learnt last, if it was not yet."""
+        learnt = self._learnt
+        if learnt is None or not self.is_quick or not learnt.tokens.is_complete:
+            return None
+        if self._tuned is not None and np.array_equal(self._tuned.strokes, learnt.strokes):
+            return None
+        return Tuning(learnt, self._rows)
+
+    def accept_choice(self, tuned: Tuned) -> bool:
+        """Take over what a tuning job chose; whether there is anything to learn anew from that."""
+        self._tuned = tuned.learnt
+        if tuned.choice == self._choice:
+            return False
+        self._choice, self._learnt = tuned.choice, None
+        return True
+
     def save(self, path: str | PathLike[str]) -> Path:
         """Write the classifier with the classes' present names and colours.
 
         Parameters
         ----------
         path
-            Of the file; gets its ending where it has none.
+            Of the file; gets the ending of its kind where it has none, or another kind's.
 
         Returns
         -------
@@ -475,8 +530,8 @@ class Session:
         if self._classifier is None:
             raise ModelError("There is no model to save yet: paint strokes first.")
         path = Path(path)
-        if path.suffix != MODEL_SUFFIX:
-            path = path.with_name(path.name + MODEL_SUFFIX)
+        stem = path.stem if path.suffix in SUFFIXES else path.name
+        path = path.with_name(stem + self._classifier.suffix)
         self._classifier.pixel_classes_ = tuple(
             self._classes.get(c.label, c) for c in self._classifier.pixel_classes_
         )
@@ -487,16 +542,18 @@ class Session:
         return path
 
     def load(self, path: str | PathLike[str]) -> None:
-        """Read a classifier; its classes and settings become the session's.
+        """Read a classifier; its classes, settings and method become the session's.
 
         Raises
         ------
         ModelError
             If it cannot be read; nothing is changed then.
         """
-        classifier = PixelClassifier.load(path)
+        classifier = load_classifier(path)
         self.drop()
         self._classifier, self._learnt = classifier, None
+        if isinstance(classifier, PixelClassifier):
+            self._choice = classifier.choice_
         own = classifier.settings_.model.startswith("custom:")
         self._want(
             self._wanted._replace(
@@ -504,4 +561,5 @@ class Session:
             )
         )
         self._replace(classifier.pixel_classes_)
+        self.use_method(classifier.method)
         self.model_changed.emit()

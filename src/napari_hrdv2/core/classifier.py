@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from weakref import WeakKeyDictionary
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,23 +16,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import RidgeClassifier
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from .errors import ModelError, SettingsMismatchError, StrokesError
+from .errors import ModelError, SettingsMismatchError, StrokesError, never
 from .files import replacing
 from .logistic import Start, fit_logistic
 from .settings import Settings
+from .strokes import StrokeRows, Training
 from .tokens import Tokens
-from .upsample import predicted, projected_maps, rows_at
+from .tuning import DEFAULT, Choice, choose
+from .upsample import predicted, projected_maps
 
-Method = Literal["logistic", "ridge"]
 Colour = tuple[float, float, float, float]
 
 FORMAT_VERSION = 2
 # napari's labels layers hold no larger ones in their smallest comfortable dtype.
 MAX_LABEL = np.iinfo(np.uint16).max
-_HEADER_KEY = "napari-hrdv2"
+HEADER_KEY = "napari-hrdv2"
 
 
 class PixelClass(BaseModel):
@@ -64,7 +64,7 @@ def default_class(label: int) -> PixelClass:
     return PixelClass(label=label, name=f"class {label}", colour=(*colour, 1.0))
 
 
-class _Header(BaseModel):
+class Header(BaseModel):
     """What a saved model says of itself beside its arrays."""
 
     model_config = ConfigDict(extra="ignore")
@@ -73,6 +73,38 @@ class _Header(BaseModel):
     settings: Settings
     classes: tuple[PixelClass, ...]
     params: dict[str, Any]
+
+
+_H = TypeVar("_H", bound=Header)
+
+
+def read_header(kind: type[_H], text: str | bytes, path: str | os.PathLike[str]) -> _H:
+    """What a saved model says of itself.
+
+    Parameters
+    ----------
+    kind
+        Of header.
+    text
+        Its JSON.
+    path
+        Of the file, to tell of it.
+
+    Raises
+    ------
+    ModelError
+        If it was written in another version of the format.
+    ValueError, AttributeError
+        If it is no header.
+    """
+    version = json.loads(text).get("version")
+    if version != FORMAT_VERSION:
+        is_later = isinstance(version, int) and version > FORMAT_VERSION
+        raise ModelError(
+            f"{path} has format {version}, this napari-hrdv2 reads {FORMAT_VERSION}: "
+            + ("update napari-hrdv2" if is_later else "train it anew")
+        )
+    return kind.model_validate_json(text)
 
 
 def check_strokes(strokes: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.integer]:
@@ -105,88 +137,18 @@ def check_strokes(strokes: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray
     return array.astype(np.uint16, copy=False)
 
 
-class StrokeRows:
-    """Features of the painted pixels, kept while their tokens are: a new stroke adds rows only.
+class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """What all classifiers of pixels share, whatever they learn from the rows of features.
 
-    Examples
-    --------
-    >>> rows = StrokeRows()
-    >>> model = PixelClassifier().fit(tokens, strokes, rows=rows)  # doctest: +SKIP
-    >>> model = PixelClassifier().fit(tokens, more, rows=rows, start=model)  # doctest: +SKIP
-    """
-
-    def __init__(self) -> None:
-        self._known: WeakKeyDictionary[
-            Tokens, tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]
-        ] = WeakKeyDictionary()
-
-    def at(self, tokens: Tokens, index: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-        """Features at some pixels of an image; those asked for last need no computing.
-
-        Parameters
-        ----------
-        tokens
-            Of the image.
-        index
-            (n,) flat indices of the pixels, ascending.
-
-        Returns
-        -------
-        ndarray of float32
-            (n, C).
-        """
-        features = np.empty((len(index), tokens.channels), np.float32)
-        is_new = np.ones(len(index), bool)
-        if tokens in self._known:
-            known, old = self._known[tokens]
-            place = np.minimum(np.searchsorted(known, index), max(len(known) - 1, 0))
-            if len(known):
-                is_new = known[place] != index
-                features[~is_new] = old[place[~is_new]]
-        new = np.stack(np.unravel_index(index[is_new], tokens.image_shape), axis=1)
-        if len(new):
-            features[is_new] = rows_at(tokens, new)
-        self._known[tokens] = (index, features)
-        return features
-
-
-class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Linear classifier on the features of pixels, in scikit-learn's conventions.
-
-    It standardises the features over the painted pixels of all images together, fits with
-    strong L2 regularisation and folds both into one weight matrix, so that prediction is a
-    matrix product on the tokens followed by their operator.
-
-    Parameters
-    ----------
-    method
-        ``"logistic"`` (multinomial, probabilities are calibrated to the strokes) or
-        ``"ridge"`` (least squares on one-against-all targets, solved in one step).
-    C
-        Inverse strength of the L2 regularisation, as scikit-learn's: smaller is stronger.
-        The ridge penalty is its inverse.
-    emphasis
-        Factor of the tokens' standardised features where filters stand beside them, above 0:
-        the hundreds of the former would outvote the dozens of the latter.
-    balance
-        How far classes are balanced, from 0, where every painted pixel counts the same, to 1,
-        where every class does: a pixel of a class of ``n`` counts ``n ** -balance``. People
-        paint more of what there is more of; between the two segments best.
-    max_pixels
-        Painted pixels used per class at most, evenly spread over them; neighbouring pixels
-        tell next to nothing new.
-    max_iter
-        Iterations of the logistic fit at most.
-    tol
-        Share of its objective that the logistic fit may leave on the table.
+    Parameters that all of them have are ``method``, ``balance`` and ``max_pixels``, see
+    :class:`PixelClassifier`.
 
     Attributes
     ----------
+    suffix
+        What the names of its files end with.
     classes_ : ndarray of int, (K,)
         Labels, ascending.
-    coef_ : ndarray of float32, (K, C)
-        Weights on the features as they are, the standardisation folded in.
-    intercept_ : ndarray of float32, (K,)
     settings_ : Settings
         The resolved settings of the tokens it was fitted on.
     pixel_classes_ : tuple of PixelClass
@@ -194,28 +156,19 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Examples
     --------
-    >>> classifier = PixelClassifier().fit(tokens, strokes)  # doctest: +SKIP
-    >>> labels = classifier.predict(tokens)  # doctest: +SKIP
+    >>> isinstance(PixelClassifier(), BasePixelClassifier)
+    True
     """
 
-    def __init__(
-        self,
-        method: Method = "logistic",
-        *,
-        C: float = 0.03,  # noqa: N803, scikit-learn's name
-        emphasis: float = 0.3,
-        balance: float = 0.5,
-        max_pixels: int = 20_000,
-        max_iter: int = 1000,
-        tol: float = 1e-5,
-    ) -> None:
-        self.method = method
-        self.C = C
-        self.emphasis = emphasis
-        self.balance = balance
-        self.max_pixels = max_pixels
-        self.max_iter = max_iter
-        self.tol = tol
+    suffix: ClassVar[str]
+    methods: ClassVar[tuple[str, ...]]
+    method: str
+    balance: float
+    max_pixels: int
+    classes_: npt.NDArray[np.integer]
+    pixel_classes_: tuple[PixelClass, ...]
+    settings_: Settings
+    n_features_in_: int
 
     def fit(
         self,
@@ -223,8 +176,9 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         strokes: npt.ArrayLike | Sequence[npt.ArrayLike],
         classes: Mapping[int, PixelClass] | Sequence[PixelClass] = (),
         *,
-        start: PixelClassifier | None = None,
+        start: BasePixelClassifier | None = None,
         rows: StrokeRows | None = None,
+        is_cancelled: Callable[[], bool] = never,
     ) -> Self:
         """Fit to the painted pixels of one or several images.
 
@@ -237,14 +191,18 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         classes
             Names and colours of the classes; those not given get default ones.
         start
-            A classifier of the same classes and features from whose weights to start: after
+            A classifier of the same method, classes and features from whose weights to start: after
             one more stroke that takes a fraction of the time and leads to the same result. One
-            that does not fit is ignored.
+            that does not fit is ignored, and so is every one where there are no weights.
         rows
             Features of the pixels painted before; those painted now take their place.
+        is_cancelled
+            Asked now and then while it is chosen what to fit with, from any thread.
 
         Raises
         ------
+        Cancelled
+            Once ``is_cancelled`` says so.
         StrokesError
             If strokes do not fit their image, or fewer than two classes are painted.
         SettingsMismatchError
@@ -256,36 +214,36 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise StrokesError(f"there are {len(images)} images but {len(drawings)} strokes")
         if not images:
             raise StrokesError("there is no image to train on")
-        if self.method not in ("logistic", "ridge"):
-            raise ModelError(f"the method must be 'logistic' or 'ridge', not {self.method!r}")
+        if self.method not in self.methods:
+            raise ModelError(
+                f"the method must be {' or '.join(map(repr, self.methods))}, not {self.method!r}"
+            )
         for other in images[1:]:
             _refuse_differences(images[0].settings, other.settings, "those of the first image")
         painted = [
             check_strokes(one, t.image_shape) for t, one in zip(images, drawings, strict=True)
         ]
         chosen = self._chosen_pixels(painted)
-        y = np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)])
-        labels = np.unique(y).astype(int)
+        labels = np.unique(
+            np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)])
+        ).astype(int)
         if len(labels) == 0:
             raise StrokesError("nothing is painted: paint at least a stroke of each of two classes")
         if len(labels) == 1:
             raise StrokesError(
                 f"only class {labels[0]} is painted: paint at least a stroke of one more"
             )
-        rows = rows or StrokeRows()
-        x = _together([rows.at(t, i) for t, i in zip(images, chosen, strict=True)])
-        # Of tokens alone there is nothing to emphasise.
-        own = images[0].data.shape[-1]
-        emphasis = np.where(np.arange(x.shape[1]) < own, self.emphasis, 1.0)
-        if x.shape[1] == own:
-            emphasis[:] = 1
-        if start is not None and (
-            getattr(start, "settings_", None) != images[0].settings
+        training = Training.of(images, painted, chosen, rows or StrokeRows())
+        if not isinstance(start, type(self)) or (
+            start.method != self.method
+            or getattr(start, "settings_", None) != images[0].settings
             or not np.array_equal(start.classes_, labels)
-            or start.n_features_in_ != x.shape[1]
+            or start.n_features_in_ != training.features.shape[1]
         ):
             start = None
-        self._fit_rows(x, y, emphasis, None if start is None else (start.coef_, start.intercept_))
+        self._fit_rows(training, start, is_cancelled)
+        self.classes_ = labels
+        self.n_features_in_ = training.features.shape[1]
         known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
         self.pixel_classes_ = tuple(known.get(k) or default_class(k) for k in labels.tolist())
         self.settings_ = images[0].settings
@@ -308,55 +266,229 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             chosen.append(np.sort(np.concatenate(kept)))
         return chosen
 
+    @abstractmethod
     def _fit_rows(
-        self,
-        x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.integer],
-        emphasis: npt.NDArray[np.floating],
-        start: Start | None,
+        self, training: Training, start: Self | None, is_cancelled: Callable[[], bool]
     ) -> None:
-        coef: npt.NDArray[np.floating]
-        intercept: npt.NDArray[np.floating]
-        labels, index, counts = np.unique(y, return_inverse=True, return_counts=True)
+        """Learn from painted pixels, by choice from where another one ended."""
+
+    @abstractmethod
+    def predict(
+        self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
+    ) -> npt.NDArray[np.uint16]:
+        """Label of every pixel.
+
+        Parameters
+        ----------
+        tokens
+            Of the image.
+        is_cancelled
+            Asked now and then whether to give up, where it takes long; from any thread.
+
+        Returns
+        -------
+        ndarray of uint16
+            (h, w).
+
+        Raises
+        ------
+        SettingsMismatchError
+            If the tokens were made with other settings than those it was fitted on.
+        Cancelled
+            If somebody gave up.
+        """
+
+    @abstractmethod
+    def predict_proba(
+        self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
+    ) -> npt.NDArray[np.float32]:
+        """Probability of every class at every pixel.
+
+        Parameters
+        ----------
+        tokens, is_cancelled
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        ndarray of float32
+            (h, w, K), in [0, 1], summing to 1 over the classes.
+
+        Raises
+        ------
+        SettingsMismatchError, Cancelled
+            As :meth:`predict`.
+        """
+
+    def labels_of(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+        """Label with the highest score or probability (h, w, K) at every pixel, (h, w)."""
+        labels: npt.NDArray[np.uint16] = self.classes_.astype(np.uint16)[scores.argmax(-1)]
+        return labels
+
+    @abstractmethod
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to a file, all at once or not at all.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+
+    def _shares(
+        self, y: npt.NDArray[np.integer]
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.floating]]:
+        """Classes of labels (n,) as indices (n,), and what a pixel of each class counts (K,)."""
+        _, index, counts = np.unique(y, return_inverse=True, return_counts=True)
         shares = counts ** -float(self.balance)
         # As scikit-learn's own balance, so that C means the same: of mean 1 over the pixels.
-        shares = shares * counts.sum() / (counts * shares).sum()
+        return index, shares * counts.sum() / (counts * shares).sum()
+
+    def _accept(self, tokens: Tokens) -> None:
+        """Refuse tokens of other settings than its own; raises SettingsMismatchError."""
+        check_is_fitted(self)
+        _refuse_differences(self.settings_, tokens.settings, "the model's")
+
+    def _describe(self) -> dict[str, Any]:
+        """Fields of the header that a saved model has beside its arrays."""
+        check_is_fitted(self)
+        return {
+            "version": FORMAT_VERSION,
+            "settings": self.settings_,
+            "classes": self.pixel_classes_,
+            "params": self.get_params(),
+        }
+
+    @classmethod
+    def _described(cls, header: Header) -> Self:
+        """A classifier after a header, without what it learnt."""
+        model = cls(**header.params)
+        model.classes_ = np.array([c.label for c in header.classes])
+        model.pixel_classes_ = header.classes
+        model.settings_ = header.settings
+        return model
+
+
+class _LinearHeader(Header):
+    choice: Choice
+
+
+class PixelClassifier(BasePixelClassifier):
+    """Linear classifier on the features of pixels, in scikit-learn's conventions.
+
+    It standardises the features of all images together, fits with strong L2 regularisation and
+    folds both into one weight matrix, so that prediction is a matrix product on the tokens
+    followed by their operator.
+
+    Parameters
+    ----------
+    method
+        ``"logistic"`` (multinomial, probabilities are calibrated to the strokes) or
+        ``"ridge"`` (least squares on one-against-all targets, solved in one step).
+    C
+        Inverse strength of the L2 regularisation, as scikit-learn's: smaller is stronger.
+        The ridge penalty is its inverse.
+    emphasis
+        Factor of the tokens' standardised features, above 0: the hundreds of them would outvote
+        the dozens of the filters. Where it or ``C`` is None, it is chosen by cross-validation
+        over the strokes, see :func:`.choose`.
+    balance
+        How far classes are balanced, from 0, where every painted pixel counts the same, to 1,
+        where every class does: a pixel of a class of ``n`` counts ``n ** -balance``. People
+        paint more of what there is more of; between the two segments best.
+    max_pixels
+        Painted pixels used per class at most, evenly spread over them; neighbouring pixels
+        tell next to nothing new.
+    max_iter
+        Iterations of the logistic fit at most.
+    tol
+        Share of its objective that the logistic fit may leave on the table.
+
+    Attributes
+    ----------
+    classes_ : ndarray of int, (K,)
+        Labels, ascending.
+    coef_ : ndarray of float32, (K, C)
+        Weights on the features as they are, the standardisation folded in.
+    intercept_ : ndarray of float32, (K,)
+    choice_ : Choice
+        The regularisation and the emphasis it was fitted with.
+    settings_ : Settings
+        The resolved settings of the tokens it was fitted on.
+    pixel_classes_ : tuple of PixelClass
+        The classes with names and colours, in the order of ``classes_``.
+
+    Examples
+    --------
+    >>> classifier = PixelClassifier().fit(tokens, strokes)  # doctest: +SKIP
+    >>> labels = classifier.predict(tokens)  # doctest: +SKIP
+    """
+
+    suffix = ".safetensors"
+    methods = ("logistic", "ridge")
+    coef_: npt.NDArray[np.float32]
+    intercept_: npt.NDArray[np.float32]
+    choice_: Choice
+
+    def __init__(
+        self,
+        method: str = "logistic",
+        *,
+        C: float | None = None,  # noqa: N803, scikit-learn's name
+        emphasis: float | None = None,
+        balance: float = 0.5,
+        max_pixels: int = 20_000,
+        max_iter: int = 1000,
+        tol: float = 1e-5,
+    ) -> None:
+        self.method = method
+        self.C = C
+        self.emphasis = emphasis
+        self.balance = balance
+        self.max_pixels = max_pixels
+        self.max_iter = max_iter
+        self.tol = tol
+
+    def _fit_rows(
+        self, training: Training, start: Self | None, is_cancelled: Callable[[], bool]
+    ) -> None:
+        choice = DEFAULT
+        if None in (self.C, self.emphasis):
+            # What fitted the strokes before the last one fits them with it.
+            choice = start.choice_ if start else choose(training, self._fitted, is_cancelled)
+        choice = Choice(self.C or choice.C, self.emphasis or choice.emphasis)
+        first = None if start is None else (start.coef_, start.intercept_)
+        coef, intercept = self._fitted(training, choice, first)
+        self.choice_ = choice
+        self.intercept_ = intercept.astype(np.float32)
+        # In C order, which safetensors takes for granted.
+        self.coef_ = np.ascontiguousarray(coef, np.float32)
+
+    def _fitted(self, training: Training, choice: Choice, start: Start | None = None) -> Start:
+        """Weights (K, C) and biases (K,) on the features as they are."""
+        index, shares = self._shares(training.labels)
+        scaling = training.scaling(choice.emphasis)
         if self.method == "logistic":
-            coef, intercept = fit_logistic(
-                x,
+            return fit_logistic(
+                training.features,
                 index,
                 shares[index],
-                C=self.C,
-                emphasis=emphasis,
+                C=choice.C,
+                scaling=scaling,
                 start=start,
                 tol=self.tol,
                 max_iter=self.max_iter,
             )
-        else:
-            coef, intercept = self._fit_ridge(x, index, shares, emphasis)
-        self.classes_ = labels.astype(int)
-        self.intercept_ = intercept.astype(np.float32)
-        # In C order, which safetensors takes for granted.
-        self.coef_ = np.ascontiguousarray(coef, np.float32)
-        self.n_features_in_ = coef.shape[1]
-
-    def _fit_ridge(
-        self,
-        x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.intp],
-        shares: npt.NDArray[np.floating],
-        emphasis: npt.NDArray[np.floating],
-    ) -> Start:
-        scaler = StandardScaler()
-        estimator = RidgeClassifier(alpha=1 / self.C, class_weight=dict(enumerate(shares.tolist())))
-        estimator.fit(scaler.fit_transform(x) * emphasis, y)
+        weights = dict(enumerate(shares.tolist()))
+        estimator = RidgeClassifier(alpha=1 / choice.C, class_weight=weights)
+        estimator.fit((training.features - scaling.mean) / scaling.scale, index)
         # Of two classes, ridge has a vector.
         coef, intercept = np.atleast_2d(estimator.coef_), estimator.intercept_
         if len(coef) == 1:
             # Two classes have one score; half to either side gives the same probabilities.
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.array([-1, 1]) * intercept / 2
-        coef = coef * emphasis / scaler.scale_
-        return coef, intercept - coef @ scaler.mean_
+        coef = coef / scaling.scale
+        return coef, intercept - coef @ scaling.mean
 
     def decision_function(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Class scores (logits) of every pixel.
@@ -371,48 +503,23 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         SettingsMismatchError
             If the tokens were made with other settings than those it was fitted on.
         """
-        check_is_fitted(self)
-        _refuse_differences(self.settings_, tokens.settings, "the model's")
+        self._accept(tokens)
         return projected_maps(tokens, self.coef_, self.intercept_)
 
-    def predict(self, tokens: Tokens) -> npt.NDArray[np.uint16]:
-        """Label of every pixel.
-
-        Returns
-        -------
-        ndarray of uint16
-            (h, w).
-
-        Raises
-        ------
-        SettingsMismatchError
-            As :meth:`decision_function`.
-        """
-        check_is_fitted(self)
-        _refuse_differences(self.settings_, tokens.settings, "the model's")
+    def predict(
+        self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
+    ) -> npt.NDArray[np.uint16]:
+        """Label of every pixel, as :meth:`BasePixelClassifier.predict`; nobody is asked."""
+        self._accept(tokens)
         best = predicted(tokens, self.coef_, self.intercept_)
         labels: npt.NDArray[np.uint16] = self.classes_.astype(np.uint16)[best]
         return labels
 
-    def predict_proba(self, tokens: Tokens) -> npt.NDArray[np.float32]:
-        """Probability of every class at every pixel: the softmax of its scores.
-
-        Returns
-        -------
-        ndarray of float32
-            (h, w, K), in [0, 1], summing to 1 over the classes.
-
-        Raises
-        ------
-        SettingsMismatchError
-            As :meth:`decision_function`.
-        """
+    def predict_proba(
+        self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
+    ) -> npt.NDArray[np.float32]:
+        """Probabilities, as :meth:`BasePixelClassifier.predict_proba`: the scores' softmax."""
         return softmax(self.decision_function(tokens))
-
-    def labels_of(self, scores: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-        """Label with the highest score or probability (h, w, K) at every pixel, (h, w)."""
-        labels: npt.NDArray[np.uint16] = self.classes_.astype(np.uint16)[scores.argmax(-1)]
-        return labels
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as safetensors with a JSON header, all at once or not at all.
@@ -422,17 +529,11 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         OSError
             If the file cannot be written.
         """
-        check_is_fitted(self)
-        header = _Header(
-            version=FORMAT_VERSION,
-            settings=self.settings_,
-            classes=self.pixel_classes_,
-            params=self.get_params(),
-        )
+        header = _LinearHeader(**self._describe(), choice=self.choice_)
         arrays = {"coef": self.coef_, "intercept": self.intercept_}
         with replacing(path) as whole:
             # Not save_file, whose files only their owner may read.
-            whole.write_bytes(serialise(arrays, {_HEADER_KEY: header.model_dump_json()}))
+            whole.write_bytes(serialise(arrays, {HEADER_KEY: header.model_dump_json()}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -447,19 +548,12 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ModelError(f"there is no model {path}")
         try:
             with safe_open(path, framework="numpy") as file:
-                text = (file.metadata() or {}).get(_HEADER_KEY)
+                text = (file.metadata() or {}).get(HEADER_KEY)
                 if text is None:
                     raise ModelError(f"{path} is no model of napari-hrdv2")
-                version = json.loads(text).get("version")
-                if version != FORMAT_VERSION:
-                    is_later = isinstance(version, int) and version > FORMAT_VERSION
-                    raise ModelError(
-                        f"{path} has format {version}, this napari-hrdv2 reads {FORMAT_VERSION}: "
-                        + ("update napari-hrdv2" if is_later else "train it anew")
-                    )
-                header = _Header.model_validate_json(text)
+                header = read_header(_LinearHeader, text, path)
                 coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
-            model = cls(**header.params)
+            model = cls._described(header)
         except ModelError:
             raise
         except (SafetensorError, OSError, ValidationError, ValueError, TypeError, AttributeError):
@@ -469,20 +563,9 @@ class PixelClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise ModelError(f"{path} is damaged: its weights do not fit its {k} classes")
         if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
             raise ModelError(f"{path} is damaged: its weights are not finite")
-        model.coef_, model.intercept_ = coef, intercept
+        model.coef_, model.intercept_, model.choice_ = coef, intercept, header.choice
         model.n_features_in_ = coef.shape[1]
-        model.classes_ = np.array([c.label for c in header.classes])
-        model.pixel_classes_ = header.classes
-        model.settings_ = header.settings
         return model
-
-
-def _together(rows: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """Rows of all images below one another; the colours of grey ones are nought."""
-    width = max(one.shape[1] for one in rows)
-    if len(rows) == 1:
-        return rows[0]
-    return np.concatenate([np.pad(one, ((0, 0), (0, width - one.shape[1]))) for one in rows])
 
 
 def softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

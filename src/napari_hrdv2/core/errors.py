@@ -1,5 +1,9 @@
 """Errors whose message is meant for the user: what was wrong and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 
 class HRDv2Error(ValueError):
     """Base of every error that the user can mend; its text is one sentence or two."""
@@ -41,9 +45,24 @@ class SettingsMismatchError(ModelError):
     """A classifier was given tokens made with other settings than its own."""
 
 
+class ModelWarning(UserWarning):
+    """A saved classifier may not be what it was."""
+
+
 class RefinementWarning(UserWarning):
     """A refinement took away more than it was meant to."""
 
 
 class Cancelled(Exception):  # noqa: N818, nothing is wrong
     """Somebody who waited for the work does so no more."""
+
+
+def never() -> bool:
+    """Whether to give up, where nobody would ask for it."""
+    return False
+
+
+def go_on(is_cancelled: Callable[[], bool]) -> None:
+    """Raise :class:`Cancelled` where somebody gave up."""
+    if is_cancelled():
+        raise Cancelled

@@ -15,8 +15,8 @@ from skimage.filters import rank
 from skimage.measure import label
 from skimage.morphology import disk
 
-from .classifier import PixelClass, PixelClassifier
-from .errors import Cancelled, ImageError, RefinementWarning
+from .classifier import BasePixelClassifier, PixelClass
+from .errors import ImageError, RefinementWarning, go_on, never
 from .extraction import _plain
 from .normalise import stretch
 from .tokens import Tokens
@@ -111,11 +111,11 @@ class Refinement(BaseModel):
 
     def predict(
         self,
-        classifier: PixelClassifier,
+        classifier: BasePixelClassifier,
         tokens: Tokens,
         image: npt.ArrayLike,
         classes: Sequence[PixelClass] = (),
-        is_cancelled: Callable[[], bool] = lambda: False,
+        is_cancelled: Callable[[], bool] = never,
     ) -> Refined:
         """Segment an image and refine that; the classifier's own result where this is off.
 
@@ -135,11 +135,11 @@ class Refinement(BaseModel):
         SettingsMismatchError
             If the tokens were made with other settings than the classifier's.
         Cancelled, ImageError
-            As :meth:`apply`.
+            As :meth:`apply`, and if somebody gave up while the classifier was at work.
         """
         if self.is_off:
-            return Refined(classifier.predict(tokens), ())
-        probabilities = classifier.predict_proba(tokens)
+            return Refined(classifier.predict(tokens, is_cancelled), ())
+        probabilities = classifier.predict_proba(tokens, is_cancelled)
         known = {one.label: one for one in (*classifier.pixel_classes_, *classes)}
         named = [known[k] for k in classifier.classes_.tolist()]
         return self.apply(probabilities, image, named, is_cancelled)
@@ -149,7 +149,7 @@ class Refinement(BaseModel):
         probabilities: npt.NDArray[np.float32],
         image: npt.ArrayLike,
         classes: Sequence[PixelClass],
-        is_cancelled: Callable[[], bool] = lambda: False,
+        is_cancelled: Callable[[], bool] = never,
     ) -> Refined:
         """Refine the segmentation that probabilities give.
 
@@ -183,14 +183,14 @@ class Refinement(BaseModel):
                 )
             if self.guided:
                 planes = guided_filter(planes, guide, self.guided, self.guided_eps)
-            _go_on(is_cancelled)
+            go_on(is_cancelled)
             if self.crf:
                 planes = _dense_crf(planes, guide, is_cancelled)
             index = planes.argmax(0).astype(np.uint16)
-        _go_on(is_cancelled)
+        go_on(is_cancelled)
         if self.majority:
             index = rank.majority(index, disk(self.majority))
-        _go_on(is_cancelled)
+        go_on(is_cancelled)
         if self.min_size:
             index = without_specks(index, self.min_size)
         vanished = tuple(classes[k] for k in np.setdiff1d(before, index))
@@ -343,12 +343,7 @@ def _dense_crf(planes: _Planes, guide: _Planes, is_cancelled: Callable[[], bool]
     # It holds Python's lock while it works: step by step, so that a window lives meanwhile.
     state = crf.startInference()
     for _ in range(_CRF_STEPS):
-        _go_on(is_cancelled)
+        go_on(is_cancelled)
         crf.stepInference(*state)
     found: _Planes = np.asarray(state[0]).reshape(planes.shape)
     return found
-
-
-def _go_on(is_cancelled: Callable[[], bool]) -> None:
-    if is_cancelled():
-        raise Cancelled

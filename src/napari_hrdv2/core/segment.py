@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .classifier import PixelClassifier
 from .extraction import FeatureExtractor
+from .methods import make_classifier
 from .refine import Refinement
 
 
@@ -18,6 +18,7 @@ def segment(
     *,
     extractor: FeatureExtractor | None = None,
     refinement: Refinement | None = None,
+    classifier: str = "logistic",
     **settings: Any,
 ) -> npt.NDArray[np.uint16]:
     """Segment an image after the strokes painted on it.
@@ -32,6 +33,8 @@ def segment(
         One at hand; by default one is made.
     refinement
         What is done to the segmentation after it is made; by default nothing.
+    classifier
+        ``"logistic"``, ``"ridge"``, ``"forest"`` or ``"boosting"``, see :data:`.METHODS`.
     **settings
         Arguments of :class:`FeatureExtractor`: ``model``, ``passes``, ``device``, ...
 
@@ -43,13 +46,15 @@ def segment(
     Raises
     ------
     HRDv2Error
-        If image, strokes, settings or weights cannot be used; the subclass says which.
+        If image, strokes, classifier, settings or weights cannot be used; the subclass says
+        which.
 
     Examples
     --------
     >>> labels = segment(image, strokes, passes=4)  # doctest: +SKIP
     """
+    model = make_classifier(classifier)
     extractor = extractor or FeatureExtractor(**settings)
     tokens = extractor.extract(image)
-    classifier = PixelClassifier().fit(tokens, strokes)
-    return (refinement or Refinement()).predict(classifier, tokens, image).labels
+    model.fit(tokens, strokes)
+    return (refinement or Refinement()).predict(model, tokens, image).labels
