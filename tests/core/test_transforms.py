@@ -270,9 +270,9 @@ def test_powers_of_four_points_are_one_for_every_square_of_a_grid(fine, few):
 @given(st.integers(1, 300))
 def test_no_half_or_quarter_of_the_square_is_favoured_by_more_than_two_points(count):
     points = np.array(spread(count))
-    for fold in (2, 4):
+    for parts in (2, 4):
         for axis in (0, 1):
-            held = np.bincount((points[:, axis] * fold).astype(int), minlength=fold)
+            held = np.bincount((points[:, axis] * parts).astype(int), minlength=parts)
             assert held.max() - held.min() <= 2
     assert points[0].tolist() == [0, 0]
 
