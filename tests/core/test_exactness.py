@@ -313,7 +313,9 @@ def test_an_enlarged_image_has_its_tokens_where_they_belong(make_extractor, vit,
 def test_tokens_go_through_a_share_of_the_blocks(make_extractor, vit, depth, blocks):
     image = image_of((28, 42))
     found = make_extractor(depth=depth, passes=1).extract(image).data[0].numpy()
-    seen = oracle.backbone_of(lambda batch, stride: vit(batch, stride, blocks=blocks), 14)
+    seen = oracle.backbone_of(
+        lambda batch, stride, **how: vit(batch, stride, blocks=blocks, **how), 14
+    )
     np.testing.assert_allclose(found, seen(stretch(image)), rtol=1e-4, atol=1e-4)
     if blocks == 1:
         assert np.abs(found - oracle.backbone_of(vit, 14)(stretch(image))).max() > 0.1

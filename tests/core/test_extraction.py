@@ -208,9 +208,9 @@ def overflowing(extractor: FeatureExtractor, monkeypatch, *, always: bool) -> li
     used = []
     plain = type(extractor)._vit.fget(extractor)
 
-    def run(images, stride, on_block=None, blocks=None):
+    def run(images, stride, on_block=None, blocks=None, moves=()):
         used.append(images.dtype)
-        out = plain(images.float(), stride, on_block, blocks)
+        out = plain(images.float(), stride, on_block, blocks, moves)
         bad = always or images.dtype == torch.float16
         return torch.where(torch.arange(out.shape[-1]) == 3, torch.inf, out) if bad else out
 
