@@ -16,6 +16,7 @@ matter for speed: a random ViT-S/14 is made where ``--weights`` names none.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 import time
@@ -29,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from napari_hrdv2 import FeatureExtractor, HRDv2Error
+from napari_hrdv2.core.filters import filter_grids
 from napari_hrdv2.core.tokens import Tokens
 from napari_hrdv2.core.upsample import predicted
 
@@ -82,25 +84,27 @@ def timed(device: torch.device, action: Callable[[], object], repeat: int) -> fl
 
 
 def naive(tokens: Tokens, weight: torch.Tensor) -> np.ndarray:
-    """Every pass at full size with all its channels, averaged; then classes of every pixel."""
-    total = torch.zeros((tokens.channels, *tokens.image_shape), device=tokens.data.device)
+    """Every pass at full size with all its channels, averaged; then classes, without filters."""
+    channels = tokens.data.shape[-1]
+    total = torch.zeros((channels, *tokens.image_shape), device=tokens.data.device)
     for one in tokens.data:
         planes = one.float().permute(2, 0, 1).contiguous()[None]
         total += F.interpolate(planes, tokens.image_shape, mode="bilinear")[0]
     total /= tokens.passes
-    scores = weight @ total.reshape(tokens.channels, -1)
+    scores = weight[:, :channels] @ total.reshape(channels, -1)
     return scores.argmax(0).reshape(tokens.image_shape).cpu().numpy()
 
 
 def tokens_on(device: torch.device, side: int, extractor: FeatureExtractor) -> Tokens:
-    """Random tokens of an image of that side, on the device."""
+    """Random tokens of an image of that side, on the device, and its filters."""
     settings = extractor.settings
     transforms = settings.transforms()
     lattices = tuple(t.lattice((side, side), _PATCH, _PATCH, "reflect") for t in transforms)
     grid = [one.size for one in lattices[0]]
     dtype = torch.float16
     data = torch.randn((len(transforms), *grid, _DIM), device=device).to(dtype)
-    return Tokens(data, lattices, (side, side), settings)
+    filters = filter_grids(torch.rand((1, side, side), device=device))
+    return Tokens(data, lattices, (side, side), settings, filters)
 
 
 def main() -> int:
@@ -149,11 +153,12 @@ def report(
     hook.remove()
     if is_gpu:
         torch.cuda.reset_peak_memory_stats(device)
+    blocks = math.ceil(extractor.settings.depth * vit.depth)
     extraction = timed(device, lambda: extractor.extract(image), options.repeat)
     peak = torch.cuda.max_memory_allocated(device) / 1e6 if is_gpu else 0.0
-    bare = timed(device, lambda: [vit(batch) for batch in batches], options.repeat)
+    bare = timed(device, lambda: [vit(batch, blocks=blocks) for batch in batches], options.repeat)
     whole = tokens_on(device, large, other)
-    weight = rng.normal(0, 0.1, (3, _DIM)).astype(np.float32)
+    weight = rng.normal(0, 0.1, (3, whole.channels)).astype(np.float32)
     bias = np.zeros(3, np.float32)
     prediction = timed(device, lambda: predicted(whole, weight, bias), options.repeat)
     on_device = torch.from_numpy(weight).to(device)

@@ -11,11 +11,12 @@ strokes
     from the write into the strokes layer to the write into the segmentation layer.
 prediction
     By its parts, for 1 to 64 passes: the projection of the tokens, the work on the union of their
-    lattices, and that at full resolution; and the naive way in the same run: every pass resized to
-    full size with all its channels, averaged, multiplied by the weights.
+    lattices, and that at full resolution, and all with the filters; and the naive way in the same
+    run, of tokens alone: every pass resized to full size with all its channels, averaged,
+    multiplied by the weights.
 first
-    From pixels to the first segmentation, against one bare forward pass of the backbone; all
-    passes against bare forward passes of the same images.
+    From pixels to the first segmentation, filters included, against one bare forward pass through
+    the blocks of the backbone that are used; all passes against bare ones of the same images.
 
 ``--check`` ends with code 1 where a promise is missed. Without the benchmark data the program says
 so and ends with code 0.
@@ -24,6 +25,7 @@ so and ends with code 0.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -44,8 +46,11 @@ from napari_hrdv2._job import Made, Sight, Wanted
 from napari_hrdv2._session import Session
 from napari_hrdv2.core import upsample
 from napari_hrdv2.core.cache import TokenStore, default_folder, digest_of
+from napari_hrdv2.core.filters import filter_grids
+from napari_hrdv2.core.normalise import stretch
 from napari_hrdv2.core.settings import Settings
 from napari_hrdv2.core.tokens import Tokens
+from napari_hrdv2.core.tuning import DEFAULT
 
 SIDE, PASSES, PAINTED, STROKE = 1024, 16, 5000, 200
 _PARTS_OF = (1, 4, 16, 64)
@@ -72,8 +77,9 @@ def median(action: Callable[[], object], repeat: int) -> float:
     return float(np.median(times))
 
 
-def tokens_like(tokens: Tokens, side: int, passes: int) -> Tokens:
+def tokens_like(tokens: Tokens, image: np.ndarray, passes: int) -> Tokens:
     """Tokens of a larger image, or of more passes, with the values of those there are."""
+    side = len(image)
     settings = tokens.settings.model_copy(update={"passes": passes})
     transforms = settings.transforms()
     patch, stride = settings.patch, settings.stride
@@ -83,7 +89,9 @@ def tokens_like(tokens: Tokens, side: int, passes: int) -> Tokens:
     ny, nx = (one.size for one in lattices[0])
     data = tokens.data[torch.arange(passes) % tokens.passes]
     rows, columns = torch.arange(ny) % data.shape[1], torch.arange(nx) % data.shape[2]
-    return Tokens(data[:, rows][:, :, columns].contiguous(), lattices, (side, side), settings)
+    filters = filter_grids(torch.from_numpy(stretch(image)).permute(2, 0, 1))
+    data = data[:, rows][:, :, columns].contiguous()
+    return Tokens(data, lattices, (side, side), settings, filters)
 
 
 class Strokes:
@@ -213,7 +221,7 @@ def measure_window(
 def naive(tokens: Tokens, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Every pass at full size with all its channels, averaged; then classes of every pixel."""
     h, w = tokens.image_shape
-    total = torch.zeros((tokens.channels, h, w))
+    total = torch.zeros((tokens.data.shape[-1], h, w))
     for one in tokens.data:
         planes = one.float().permute(2, 0, 1).contiguous()[None]
         total += F.interpolate(planes, (h, w), mode="bilinear")[0]
@@ -222,13 +230,18 @@ def naive(tokens: Tokens, weight: torch.Tensor, bias: torch.Tensor) -> torch.Ten
 
 
 def parts(tokens: Tokens, repeat: int) -> tuple[float, float, float, float]:
-    """Medians in seconds: projection, union of the lattices, full resolution, all of it."""
+    """Medians in seconds: projection, union of the lattices, full resolution, and all of it.
+
+    The first three of the tokens, the last with the filters' channels too.
+    """
     rng = np.random.default_rng(0)
     weight = rng.normal(0, 0.1, (3, tokens.channels)).astype(np.float32)
-    projected = upsample._project(tokens, weight)
-    projection = median(lambda: upsample._project(tokens, weight), repeat)
-    union = median(lambda: tokens.operator.knots(projected), repeat)
-    both = median(lambda: upsample.best_of(tokens.operator, projected), repeat)
+    own, operator = tokens.grids[0], tokens.grids[0].operator
+    part = weight[:, : own.channels]
+    projected = upsample.project(own.data, part)
+    projection = median(lambda: upsample.project(own.data, part), repeat)
+    union = median(lambda: operator.knots(projected), repeat)
+    both = median(lambda: upsample.best_of(operator.blocks(projected, upsample._ROWS)), repeat)
     bias = np.zeros(3, np.float32)
     return (
         projection,
@@ -262,8 +275,8 @@ def strokes_section(
     add("1024: stroke to segmentation", whole, 150)
     add("  of this rows and refit", fit, 50)
     add("  of this prediction", predict, 100)
-    large = tokens_like(tokens, 2 * SIDE, tokens.passes)
     mirrored = np.pad(image, (0, SIDE), mode="symmetric")
+    large = tokens_like(tokens, mirrored, tokens.passes)
     double, *_ = measure_strokes(large, mirrored, truth, extractor, count)
     add("2048: stroke to segmentation", double)
     ratio = double / whole
@@ -276,7 +289,7 @@ def strokes_section(
     return table
 
 
-def prediction_section(tokens: Tokens, repeat: int) -> Table:
+def prediction_section(tokens: Tokens, image: np.ndarray, repeat: int) -> Table:
     table = table_of(
         "prediction of 1024 x 1024, 3 classes, ms",
         "passes",
@@ -287,7 +300,7 @@ def prediction_section(tokens: Tokens, repeat: int) -> Table:
     )
     times = {}
     for passes in _PARTS_OF:
-        times[passes] = parts(tokens_like(tokens, SIDE, passes), repeat)
+        times[passes] = parts(tokens_like(tokens, image, passes), repeat)
         table.add_row(str(passes), *(f"{1e3 * t:.1f}" for t in times[passes]))
     full = [t[2] for t in times.values()]
     spread = 100 * (max(full) / min(full) - 1)
@@ -302,7 +315,7 @@ def prediction_section(tokens: Tokens, repeat: int) -> Table:
         f"{spread:.0f} % {filter_kept}",
         f"{growth[1]:.1f} {whole_kept}",
     )
-    weight, bias = torch.randn(3, tokens.channels), torch.zeros(3)
+    weight, bias = torch.randn(3, tokens.data.shape[-1]), torch.zeros(3)
     start = time.perf_counter()
     naive(tokens, weight, bias)
     slow = time.perf_counter() - start
@@ -327,20 +340,21 @@ def first_section(options: argparse.Namespace, image: np.ndarray) -> Table:
         hook = vit.register_forward_pre_hook(lambda _, args, kept=inputs: kept.append(args[0]))
         extractor.extract(pixels)
         hook.remove()
+        blocks = math.ceil(extractor.settings.depth * vit.depth)
         bare, first, whole, bares = [], [], [], []
         for _ in range(options.repeat):
             # In turns: whatever else the machine does hits all alike.
             start = time.perf_counter()
-            vit(inputs[0])
+            vit(inputs[0], blocks=blocks)
             bare.append(time.perf_counter() - start)
             start = time.perf_counter()
             made = extractor.passes(pixels)
             tokens = next(made)
-            PixelClassifier().fit(tokens, strokes).predict(tokens)
+            PixelClassifier(**DEFAULT._asdict()).fit(tokens, strokes).predict(tokens)
             first.append(time.perf_counter() - start)
             start = time.perf_counter()
             for batch in inputs:
-                vit(batch)
+                vit(batch, blocks=blocks)
             bares.append(time.perf_counter() - start)
             start = time.perf_counter()
             extractor.extract(pixels)
@@ -392,7 +406,7 @@ def main() -> int:
     if options.only in (None, "strokes"):
         console.print(strokes_section(tokens, image, truth, extractor, options.strokes))
     if options.only in (None, "prediction"):
-        console.print(prediction_section(tokens, options.strokes))
+        console.print(prediction_section(tokens, image, options.strokes))
     if options.only in (None, "first"):
         console.print(first_section(options, image))
     for line in missed:

@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> int:
     labels = model.predict(tokens)
     assert labels.shape == image.shape
     peak = resident("VmHWM") - before
-    held = tokens.data.numel() * tokens.data.element_size()
+    held = tokens.nbytes
     print(extracted, fitted, peak, held, image.size * tokens.channels * 2)
     return 0
 
