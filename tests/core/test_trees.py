@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -118,6 +119,15 @@ def test_blocks_make_no_difference_and_are_no_larger(model, tokens, monkeypatch,
     monkeypatch.setattr(trees, "_CHUNK", 100)
     np.testing.assert_array_equal(model.predict_proba(tokens), whole)
     assert (max(asked), sum(asked)) == (block, SHAPE[0] * SHAPE[1])
+
+
+def test_threads_leave_no_filters_of_warnings_behind(model, tokens, monkeypatch):
+    monkeypatch.setattr(trees, "_CHUNK", 20)
+    monkeypatch.setattr(trees.joblib, "cpu_count", lambda: 8)
+    before = list(warnings.filters)
+    whole = model.predict_proba(tokens)
+    assert list(warnings.filters) == before
+    np.testing.assert_array_equal(model.predict_proba(tokens), whole)
 
 
 def test_gives_up_between_blocks(model, tokens, monkeypatch):
