@@ -94,11 +94,11 @@ def tiny_reg_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_extractor(tiny_weights: Path) -> Callable[..., FeatureExtractor]:
-    """Extractors on the tiny backbone, exact, on the CPU; fields of Settings as keywords."""
+    """Extractors of its tokens alone, exact, on the CPU; fields of Settings as keywords."""
 
     def make(**changes: Any) -> FeatureExtractor:
-        options = {"weights": tiny_weights, "precision": "float32", "device": "cpu"} | changes
-        return FeatureExtractor(**options)
+        options = {"weights": tiny_weights, "precision": "float32", "device": "cpu"}
+        return FeatureExtractor(**options | {"depth": 1.0, "filters": False} | changes)
 
     return make
 

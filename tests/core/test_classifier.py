@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from napari_hrdv2.core import classifier as classifier_module
 from napari_hrdv2.core.classifier import (
@@ -29,6 +30,8 @@ from napari_hrdv2.core.segment import segment
 from napari_hrdv2.core.upsample import dense_map, rows_at
 
 SHAPE = (42, 51)
+# Channels of the tokens, and with those of the filters.
+TOKENS, ALL = 128, 128 + 28
 
 
 def image_of(seed: int = 0) -> np.ndarray:
@@ -50,12 +53,12 @@ def strokes_of(classes: int = 3) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def tokens(make_extractor):
-    return make_extractor(passes=3).extract(image_of())
+    return make_extractor(passes=3, filters=True).extract(image_of())
 
 
 @pytest.fixture(scope="module")
 def more_tokens(make_extractor):
-    return make_extractor(passes=3).extract(image_of(1))
+    return make_extractor(passes=3, filters=True).extract(image_of(1))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +70,9 @@ def fitted(tokens):
 
 
 def test_parameters_are_kept_as_given_and_cloned():
-    one = PixelClassifier("ridge", C=0.5, balance=0, max_pixels=7, max_iter=3, tol=0.1)
-    params = {"method": "ridge", "C": 0.5, "balance": 0, "max_pixels": 7, "max_iter": 3, "tol": 0.1}
+    params = {"method": "ridge", "C": 0.5, "emphasis": 2, "balance": 0}
+    params |= {"max_pixels": 7, "max_iter": 3, "tol": 0.1}
+    one = PixelClassifier(**params)
     assert one.get_params() == params
     assert clone(one).get_params() == params
     assert one.set_params(C=2).C == 2
@@ -95,9 +99,9 @@ def test_fit_gives_itself_and_its_attributes(tokens):
     model = PixelClassifier()
     assert model.fit(tokens, strokes_of()) is model
     assert model.classes_.tolist() == [2, 5, 9]
-    assert model.coef_.shape == (3, 128)
+    assert model.coef_.shape == (3, ALL)
     assert model.coef_.dtype == model.intercept_.dtype == np.float32
-    assert model.n_features_in_ == 128
+    assert model.n_features_in_ == ALL
     assert model.settings_ == tokens.settings
 
 
@@ -116,25 +120,33 @@ def naive(
     if balance in (0, 1):
         weight = "balanced" if balance else None
     if method == "logistic":
-        last = LogisticRegression(C=0.01, class_weight=weight, max_iter=1000, tol=tol)
+        last = LogisticRegression(C=0.03, class_weight=weight, max_iter=1000, tol=tol)
     else:
-        last = RidgeClassifier(alpha=100.0, class_weight=weight)
-    return make_pipeline(StandardScaler(), last).fit(x.astype(np.float64), y)
+        last = RidgeClassifier(alpha=1 / 0.03, class_weight=weight)
+    factors = np.where(np.arange(x.shape[1]) < TOKENS, 0.3, 1.0) if x.shape[1] > TOKENS else 1.0
+    emphasised = FunctionTransformer(lambda rows: rows * factors)
+    return make_pipeline(StandardScaler(), emphasised, last).fit(x.astype(np.float64), y)
 
 
 @pytest.mark.parametrize("method", ["logistic", "ridge"])
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("balance", [0, 0.5, 1])
 @pytest.mark.parametrize("images", [1, 2])
-def test_equals_a_pipeline_on_dense_features(tokens, more_tokens, method, classes, balance, images):
+@pytest.mark.parametrize("filters", [False, True])
+def test_equals_a_pipeline_on_dense_features(
+    tokens, more_tokens, method, classes, balance, images, filters
+):
     used = [tokens, more_tokens][:images]
+    if not filters:
+        used = [replace(one, filters=()) for one in used]
+    tokens = used[0]
     strokes = [strokes_of(classes), np.flip(strokes_of(classes), 0)][:images]
     dense = [dense_map(t) for t in used]
     pipeline = naive(method, dense, strokes, balance=balance, tol=1e-9)
     model = PixelClassifier(method, balance=balance, tol=1e-9).fit(
         used if images > 1 else tokens, strokes if images > 1 else strokes[0]
     )
-    rows = dense[0].reshape(-1, 128).astype(np.float64)
+    rows = dense[0].reshape(-1, dense[0].shape[-1]).astype(np.float64)
     expected = pipeline.decision_function(rows)
     found = model.decision_function(tokens).reshape(len(rows), -1)
     assert found.shape[1] == classes
@@ -158,7 +170,7 @@ def test_equals_a_pipeline_on_dense_features(tokens, more_tokens, method, classe
 
 def test_fit_stops_early_enough_to_make_no_difference(tokens):
     exact = naive("logistic", [dense_map(tokens)], [strokes_of()], tol=1e-8)
-    rows = dense_map(tokens).reshape(-1, 128).astype(np.float64)
+    rows = dense_map(tokens).reshape(-1, ALL).astype(np.float64)
     model = PixelClassifier().fit(tokens, strokes_of())
     found = model.predict_proba(tokens).reshape(-1, 3)
     np.testing.assert_allclose(found, exact.predict_proba(rows), atol=0.03)
@@ -210,10 +222,16 @@ def test_no_more_than_max_pixels_of_a_class_are_used(tokens, more_tokens):
 
 def test_segment_does_all_at_once(tokens, make_extractor, tiny_weights):
     expected = PixelClassifier().fit(tokens, strokes_of()).predict(tokens)
-    found = segment(image_of(), strokes_of(), extractor=make_extractor(passes=3))
+    found = segment(image_of(), strokes_of(), extractor=make_extractor(passes=3, filters=True))
     np.testing.assert_array_equal(found, expected)
     found = segment(
-        image_of(), strokes_of(), weights=tiny_weights, passes=3, device="cpu", precision="float32"
+        image_of(),
+        strokes_of(),
+        weights=tiny_weights,
+        passes=3,
+        depth=1.0,
+        device="cpu",
+        precision="float32",
     )
     np.testing.assert_array_equal(found, expected)
 
@@ -324,7 +342,7 @@ def test_tokens_of_other_weights_are_refused(fitted, make_extractor, tiny_reg_we
 
 
 def test_unfinished_tokens_of_the_same_settings_are_welcome(fitted, make_extractor):
-    first = next(make_extractor(passes=3).passes(image_of()))
+    first = next(make_extractor(passes=3, filters=True).passes(image_of()))
     assert first.passes == 1
     assert fitted.predict(first).shape == SHAPE
 
@@ -351,7 +369,7 @@ def test_saved_model_predicts_the_same_after_loading(saved, tokens):
     assert back.pixel_classes_[1].name == "größeres Korn"
     assert back.settings_ == model.settings_
     np.testing.assert_array_equal(back.classes_, model.classes_)
-    assert back.n_features_in_ == 128
+    assert back.n_features_in_ == ALL
 
 
 def test_loaded_model_refuses_other_settings(saved, make_extractor):
@@ -401,7 +419,7 @@ def rewritten(path, *, header=None, arrays=None, **fields):
 
 def test_model_of_a_later_version_says_to_update(saved):
     path = rewritten(saved[1], version=classifier_module.FORMAT_VERSION + 1)
-    with pytest.raises(ModelError, match=r"format 2.*update"):
+    with pytest.raises(ModelError, match=r"format 3.*update"):
         PixelClassifier.load(path)
 
 

@@ -263,3 +263,34 @@ def test_half_precision_tokens_are_close(make_extractor):
     tokens = make_extractor(passes=4, precision="auto").extract(image)
     assert tokens.data.dtype == torch.float16
     np.testing.assert_allclose(dense_map(tokens), exact, atol=3e-3 * np.abs(exact).max())
+
+
+@pytest.mark.parametrize(("scale", "shape"), [(2.0, (45, 62)), (0.5, (120, 91))])
+def test_an_enlarged_image_has_its_tokens_where_they_belong(make_extractor, vit, scale, shape):
+    image = image_of(shape)
+    tokens = make_extractor(scale=scale, passes=2).extract(image)
+    size = [round(scale * n) for n in shape]
+    seen = F.interpolate(
+        torch.from_numpy(stretch(image)[None, ..., 0])[None], size, mode="bicubic", antialias=True
+    )
+    seen = seen[0, 0].clamp(0, 1).numpy()
+    window = [oracle.windowed(n, 14, 14) - n for n in size]
+    expected = oracle.backbone_of(vit, 14)(oracle.pad(seen, window, "reflect")[..., None])
+    np.testing.assert_allclose(tokens.data[0], expected, rtol=1e-4, atol=1e-4)
+    assert tokens.image_shape == shape
+    lattices = make_extractor(passes=2).extract(seen).lattices
+    for ours, theirs in zip(tokens.lattices, lattices, strict=True):
+        for one, other, n, m in zip(ours, theirs, shape, size, strict=True):
+            assert one.size == other.size
+            assert one.origin == pytest.approx(other.origin * n / m)
+            assert one.stride == pytest.approx(14 * n / m)
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(1.0, 2), (0.75, 2), (0.5, 1)])
+def test_tokens_go_through_a_share_of_the_blocks(make_extractor, vit, depth, blocks):
+    image = image_of((28, 42))
+    found = make_extractor(depth=depth, passes=1).extract(image).data[0].numpy()
+    seen = oracle.backbone_of(lambda batch, stride: vit(batch, stride, blocks=blocks), 14)
+    np.testing.assert_allclose(found, seen(stretch(image)), rtol=1e-4, atol=1e-4)
+    if blocks == 1:
+        assert np.abs(found - oracle.backbone_of(vit, 14)(stretch(image))).max() > 0.1

@@ -208,13 +208,14 @@ def overflowing(extractor: FeatureExtractor, monkeypatch, *, always: bool) -> li
     used = []
     plain = type(extractor)._vit.fget(extractor)
 
-    def run(images, stride, on_block=None):
+    def run(images, stride, on_block=None, blocks=None):
         used.append(images.dtype)
-        out = plain(images.float(), stride)
+        out = plain(images.float(), stride, on_block, blocks)
         bad = always or images.dtype == torch.float16
         return torch.where(torch.arange(out.shape[-1]) == 3, torch.inf, out) if bad else out
 
-    fake = type("Fake", (), {"__call__": staticmethod(run), "patch": 14, "dim": 128})()
+    parts = {"__call__": staticmethod(run), "patch": 14, "dim": 128, "depth": 2}
+    fake = type("Fake", (), parts)()
     monkeypatch.setattr(FeatureExtractor, "_vit", fake)
     extractor._dtype = torch.float16
     return used

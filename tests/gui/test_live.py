@@ -215,8 +215,9 @@ def test_the_part_in_view_is_first(
     finished(tiny_panel)
     seen: list[Any] = []
     tiny_panel.loop.segmented.connect(lambda found: seen.append(getattr(found, "region", None)))
-    viewer.camera.center = (0, 14, 17)
-    viewer.camera.zoom *= 4
+    camera = getattr(viewer, "scene", viewer).camera  # napari moved it in 0.9
+    camera.center = (0, 14, 17)
+    camera.zoom *= 4
     QTest.qWait(200)
     viewer.layers["halves strokes"].data = two_strokes(second=3)
     finished(tiny_panel)

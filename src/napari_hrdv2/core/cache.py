@@ -34,7 +34,7 @@ from .transforms import Transform
 from .weights import cache_folder
 
 # Goes up when the same settings would give other tokens.
-_VERSION = 1
+_VERSION = 2
 _SUFFIX = ".safetensors"
 _ENTRY = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 # Folders of writers that were killed; no write takes an hour.
@@ -43,7 +43,7 @@ _STALE_S = 3600.0
 _BETWEEN_LOOKS = 1 / 16
 # Settings that say which passes there are, what is done with them, or what things are called.
 _NOT_OF_A_PASS = frozenset(
-    {"model", "passes", "shifts", "distances", "flips", "rotations", "kernel"}
+    {"model", "passes", "shifts", "distances", "flips", "rotations", "kernel", "filters"}
 )
 
 
@@ -257,7 +257,7 @@ class TokenMemory:
         """Keep all passes of an image."""
         self._kept[digest, tokens.settings] = tokens
         self._kept.move_to_end((digest, tokens.settings))
-        while len(self._kept) > 1 and sum(t.data.nbytes for t in self._kept.values()) > self.budget:
+        while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > self.budget:
             self._kept.popitem(last=False)
 
 

@@ -30,7 +30,7 @@ from .upsample import predicted, projected_maps, rows_at
 Method = Literal["logistic", "ridge"]
 Colour = tuple[float, float, float, float]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # napari's labels layers hold no larger ones in their smallest comfortable dtype.
 MAX_LABEL = np.iinfo(np.uint16).max
 HEADER_KEY = "napari-hrdv2"
@@ -100,9 +100,10 @@ def read_header(kind: type[_H], text: str | bytes, path: str | os.PathLike[str])
     """
     version = json.loads(text).get("version")
     if version != FORMAT_VERSION:
+        is_later = isinstance(version, int) and version > FORMAT_VERSION
         raise ModelError(
             f"{path} has format {version}, this napari-hrdv2 reads {FORMAT_VERSION}: "
-            "update napari-hrdv2"
+            + ("update napari-hrdv2" if is_later else "train it anew")
         )
     return kind.model_validate_json(text)
 
@@ -213,6 +214,7 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
     classes_: npt.NDArray[np.integer]
     pixel_classes_: tuple[PixelClass, ...]
     settings_: Settings
+    n_features_in_: int
 
     def fit(
         self,
@@ -272,15 +274,15 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
                 f"only class {labels[0]} is painted: paint at least a stroke of one more"
             )
         rows = rows or StrokeRows()
-        found = [rows.at(t, i) for t, i in zip(images, chosen, strict=True)]
-        x = found[0] if len(found) == 1 else np.concatenate(found)
+        x = _together([rows.at(t, i) for t, i in zip(images, chosen, strict=True)])
         if not isinstance(start, type(self)) or (
             start.method != self.method
             or getattr(start, "settings_", None) != images[0].settings
             or not np.array_equal(start.classes_, labels)
+            or start.n_features_in_ != x.shape[1]
         ):
             start = None
-        self._fit_rows(x, y, start)
+        self._fit_rows(x, y, images[0].data.shape[-1], start)
         self.classes_ = labels
         self.n_features_in_ = x.shape[1]
         known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
@@ -307,9 +309,16 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
 
     @abstractmethod
     def _fit_rows(
-        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer], start: Self | None
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.integer],
+        own: int,
+        start: Self | None,
     ) -> None:
-        """Learn from features (n, C) and labels (n,), by choice from where another one ended."""
+        """Learn from features (n, C) and labels (n,), by choice from where another one ended.
+
+        The first ``own`` features are the tokens', the others the filters'.
+        """
 
     @abstractmethod
     def predict(
@@ -423,6 +432,9 @@ class PixelClassifier(BasePixelClassifier):
     C
         Inverse strength of the L2 regularisation, as scikit-learn's: smaller is stronger.
         The ridge penalty is its inverse.
+    emphasis
+        Factor of the tokens' standardised features where filters stand beside them, above 0:
+        the hundreds of the former would outvote the dozens of the latter.
     balance
         How far classes are balanced, from 0, where every painted pixel counts the same, to 1,
         where every class does: a pixel of a class of ``n`` counts ``n ** -balance``. People
@@ -462,37 +474,47 @@ class PixelClassifier(BasePixelClassifier):
         self,
         method: Method = "logistic",
         *,
-        C: float = 0.01,  # noqa: N803, scikit-learn's name
+        C: float = 0.03,  # noqa: N803, scikit-learn's name
+        emphasis: float = 0.3,
         balance: float = 0.5,
         max_pixels: int = 20_000,
         max_iter: int = 1000,
-        tol: float = 2e-5,
+        tol: float = 1e-5,
     ) -> None:
         self.method = method
         self.C = C
+        self.emphasis = emphasis
         self.balance = balance
         self.max_pixels = max_pixels
         self.max_iter = max_iter
         self.tol = tol
 
     def _fit_rows(
-        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer], start: Self | None
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.integer],
+        own: int,
+        start: Self | None,
     ) -> None:
         coef: npt.NDArray[np.floating]
         intercept: npt.NDArray[np.floating]
         index, shares = self._shares(y)
+        # Of tokens alone there is nothing to emphasise.
+        is_mixed = x.shape[1] > own
+        emphasis = np.where(is_mixed & (np.arange(x.shape[1]) < own), self.emphasis, 1.0)
         if self.method == "logistic":
             coef, intercept = fit_logistic(
                 x,
                 index,
                 shares[index],
                 C=self.C,
+                emphasis=emphasis,
                 start=None if start is None else (start.coef_, start.intercept_),
                 tol=self.tol,
                 max_iter=self.max_iter,
             )
         else:
-            coef, intercept = self._fit_ridge(x, index, shares)
+            coef, intercept = self._fit_ridge(x, index, shares, emphasis)
         self.intercept_ = intercept.astype(np.float32)
         # In C order, which safetensors takes for granted.
         self.coef_ = np.ascontiguousarray(coef, np.float32)
@@ -502,16 +524,17 @@ class PixelClassifier(BasePixelClassifier):
         x: npt.NDArray[np.float32],
         y: npt.NDArray[np.intp],
         shares: npt.NDArray[np.floating],
+        emphasis: npt.NDArray[np.floating],
     ) -> Start:
         scaler = StandardScaler()
         estimator = RidgeClassifier(alpha=1 / self.C, class_weight=dict(enumerate(shares.tolist())))
-        estimator.fit(scaler.fit_transform(x), y)
+        estimator.fit(scaler.fit_transform(x) * emphasis, y)
         # Of two classes, ridge has a vector.
         coef, intercept = np.atleast_2d(estimator.coef_), estimator.intercept_
         if len(coef) == 1:
             # Two classes have one score; half to either side gives the same probabilities.
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.array([-1, 1]) * intercept / 2
-        coef = coef / scaler.scale_
+        coef = coef * emphasis / scaler.scale_
         return coef, intercept - coef @ scaler.mean_
 
     def decision_function(self, tokens: Tokens) -> npt.NDArray[np.float32]:
@@ -590,6 +613,20 @@ class PixelClassifier(BasePixelClassifier):
         model.coef_, model.intercept_ = coef, intercept
         model.n_features_in_ = coef.shape[1]
         return model
+
+
+def _together(rows: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Rows of all images below one another; the colours of grey ones are nought."""
+    width = max(one.shape[1] for one in rows)
+    if len(rows) == 1:
+        return rows[0]
+    return np.concatenate([of_width(one, width) for one in rows])
+
+
+def of_width(rows: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    """Rows (n, C) with as many features: colours, the last of all, are added as nought or cut."""
+    missing = max(0, width - rows.shape[1])
+    return np.pad(rows, ((0, 0), (0, missing))) if missing else rows[:, :width]
 
 
 def softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import groupby
 from operator import attrgetter
@@ -13,15 +15,17 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 
 from . import devices
 from .cache import TokenStore, digest_of, pass_key
 from .errors import Cancelled, DeviceError, HRDv2Error, WeightsError
+from .filters import filter_grids
 from .normalise import stretch
 from .settings import Settings
-from .tokens import Tokens
-from .transforms import Transform, token_count
+from .tokens import Grid, Tokens
+from .transforms import Lattice, Transform, token_count
 from .vit import VisionTransformer
 from .weights import Progress, Weights, find, load_vit
 
@@ -29,6 +33,12 @@ Precision = Literal["auto", "float32"]
 
 # Of ImageNet, with which all these backbones were trained.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+NO_ROOM = (
+    "the memory does not suffice for one pass over this image: crop it, shrink it, or use a larger "
+    "stride or a smaller model"
+)
 
 
 class DeviceWarning(UserWarning):
@@ -179,7 +189,7 @@ class FeatureExtractor:
         if store is not None and self._store == torch.float16:
             digest = digest or digest_of(image)
             keys = tuple(pass_key(digest, settings, t) for t in transforms)
-        job = _Passes(self, image, transforms)
+        job = _Passes(self, image, transforms, is_cancelled)
         while job.done < len(transforms):
             if is_cancelled():
                 raise Cancelled
@@ -187,7 +197,7 @@ class FeatureExtractor:
             if known is not None and job.take(known):
                 yield job.tokens()
                 continue
-            for _ in job.compute(is_cancelled):
+            for _ in job.compute():
                 if store is not None and keys:
                     store.save(keys[job.done - 1], job.last)
                 yield job.tokens()
@@ -197,12 +207,19 @@ class FeatureExtractor:
         images = images.to(self._device)
         mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
         images = (images - mean) / std
-        stride = self.settings.stride
-        tokens: torch.Tensor = self._vit(images.to(self._dtype), stride, on_block).to(self._store)
+        blocks = math.ceil(self.settings.depth * self._vit.depth)
+
+        def tokens_in(dtype: torch.dtype) -> torch.Tensor:
+            found: torch.Tensor = self._vit(
+                images.to(dtype), self.settings.stride, on_block, blocks
+            )
+            return found.to(self._store)
+
+        tokens = tokens_in(self._dtype)
         if self._dtype != torch.float32 and not tokens.isfinite().all():
             # Weights that overflow half precision once do so again.
             self._dtype = torch.float32
-            tokens = self._vit(images, stride, on_block).to(self._store)
+            tokens = tokens_in(self._dtype)
         if not tokens.isfinite().all():
             raise WeightsError(f"the weights {self.weights.path} give tokens that are not finite")
         return tokens
@@ -213,10 +230,7 @@ class FeatureExtractor:
         if images > 1:
             return images // 2
         if self._device.type == "cpu":
-            raise DeviceError(
-                "the memory does not suffice for one pass over this image: crop it, shrink it, "
-                "or use a larger stride or a smaller model"
-            )
+            raise DeviceError(NO_ROOM)
         return self._go_on_with_the_cpu("has too little memory for this image", tokens)
 
     def _go_on_with_the_cpu(self, why: str, tokens: int) -> int:
@@ -238,20 +252,22 @@ class _Passes:
         extractor: FeatureExtractor,
         image: npt.NDArray[Any],
         transforms: tuple[Transform, ...],
+        is_cancelled: Callable[[], bool],
     ) -> None:
         self.done = 0
         self._extractor, self._image, self._transforms = extractor, image, transforms
+        self._is_cancelled = is_cancelled
         self._settings = settings = extractor.settings
         assert settings.patch is not None
         assert settings.stride is not None
         # What is wrong with an image of other dimensions, stretching it says.
         self._shape = (image.shape[0], image.shape[1]) if image.ndim > 1 else (1, 1)
         patch, stride = settings.patch, settings.stride
-        self._grid = [token_count(n, patch, stride) for n in self._shape]
+        height, width = (max(1, round(settings.scale * n)) for n in self._shape)
+        self._seen = (height, width)
+        self._grid = [token_count(n, patch, stride) for n in self._seen]
         self._window = tuple(patch + (n - 1) * stride for n in self._grid)
-        self._lattices = tuple(
-            t.lattice(self._shape, patch, stride, settings.boundary) for t in transforms
-        )
+        self._lattices = tuple(self._lattice(t) for t in transforms)
         self._data: torch.Tensor | None = None
         self._batch = 0
 
@@ -264,8 +280,8 @@ class _Passes:
     def tokens(self) -> Tokens:
         """What is done."""
         assert self._data is not None
-        done = self.done
-        return Tokens(self._data[:done], self._lattices[:done], self._shape, self._settings)
+        done, filters = self._data[: self.done], self._filters
+        return Tokens(done, self._lattices[: self.done], self._shape, self._settings, filters)
 
     def take(self, found: torch.Tensor) -> bool:
         """Take the next pass over; False if it is none of this image."""
@@ -279,19 +295,56 @@ class _Passes:
         self.done += 1
         return True
 
+    def _lattice(self, transform: Transform) -> tuple[Lattice, Lattice]:
+        """Where the tokens of a pass lie in the image, through which enlarging it looks."""
+        settings = self._settings
+        assert settings.patch is not None
+        assert settings.stride is not None
+        seen = transform.lattice(self._seen, settings.patch, settings.stride, settings.boundary)
+        y, x = (
+            one.scaled(n / size) for one, n, size in zip(seen, self._shape, self._seen, strict=True)
+        )
+        return y, x
+
+    def _on_step(self) -> None:
+        if self._is_cancelled():
+            raise Cancelled
+
     @cached_property
     def _pixels(self) -> torch.Tensor:
         stretched = torch.from_numpy(stretch(self._image, self._settings.percentiles))
         return stretched.permute(2, 0, 1).to(self._extractor.device)
 
-    def compute(self, is_cancelled: Callable[[], bool]) -> Iterator[None]:
+    @cached_property
+    def _filters(self) -> tuple[Grid, ...]:
+        """Channels of filters, where the tokens are; made anew faster than the disk reads them."""
+        if not self._settings.filters:
+            return ()
+        assert self._data is not None
+        pixels = self._pixels
+        try:
+            grids = filter_grids(pixels, self._on_step)
+        except (RuntimeError, MemoryError) as error:
+            if not (devices.is_out_of_memory(error) or isinstance(error, NotImplementedError)):
+                raise
+            if pixels.device.type == "cpu":
+                raise DeviceError(NO_ROOM) from None
+            devices.release(pixels.device)
+            grids = filter_grids(pixels.cpu(), self._on_step)
+        return tuple(replace(grid, data=grid.data.to(self._data.device)) for grid in grids)
+
+    def _looked_at(self) -> torch.Tensor:
+        """The image (channels, height, width) that the backbone sees, enlarged or shrunk."""
+        if self._seen == self._shape:
+            return self._pixels
+        resized = F.interpolate(
+            self._pixels[None], self._seen, mode="bicubic", align_corners=False, antialias=True
+        )
+        return resized[0].clamp(0, 1)
+
+    def compute(self) -> Iterator[None]:
         """Compute the next passes that go together, yielding after each."""
-
-        def on_block() -> None:
-            if is_cancelled():
-                raise Cancelled
-
-        extractor, pixels = self._extractor, self._pixels
+        extractor = self._extractor
         tokens = self._grid[0] * self._grid[1]
         self._batch = self._batch or devices.batch_size(
             extractor.device, tokens, extractor._vit.dim, extractor._dtype
@@ -305,8 +358,9 @@ class _Passes:
         size = window[::-1] if group[0].transposes else window
         boundary = self._settings.boundary
         try:
-            images = torch.stack([t.read(pixels, boundary, size) for t in group])
-            found = extractor._forward(images, on_block)
+            seen = self._looked_at()
+            images = torch.stack([t.read(seen, boundary, size) for t in group])
+            found = extractor._forward(images, self._on_step)
         except (RuntimeError, MemoryError) as error:
             if devices.is_out_of_memory(error):
                 self._batch = extractor._make_room(len(group), tokens)
@@ -314,7 +368,7 @@ class _Passes:
                 self._batch = extractor._go_on_with_the_cpu("cannot run this model", tokens)
             else:
                 raise
-            if extractor.device != pixels.device:
+            if extractor.device != self._pixels.device:
                 del self._pixels
             return
         for transform, one in zip(group, found, strict=True):

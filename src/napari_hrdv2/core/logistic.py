@@ -57,8 +57,9 @@ def fit_logistic(
     weights: npt.NDArray[np.floating],
     *,
     C: float,  # noqa: N803, scikit-learn's name
+    emphasis: npt.NDArray[np.floating] | float = 1.0,
     start: Start | None = None,
-    tol: float = 2e-5,
+    tol: float = 1e-5,
     max_iter: int = 1000,
 ) -> tuple[Array, Array]:
     """Weights and biases that minimise C times the weighted log loss plus the L2 penalty.
@@ -76,6 +77,9 @@ def fit_logistic(
         (n,) weight of every row.
     C
         Inverse strength of the penalty.
+    emphasis
+        (C,) factors of the standardised features, above 0: what is emphasised, the penalty
+        spares.
     start
         (K, C) weights and (K,) biases, on the features as they are, from which to start.
     tol
@@ -91,7 +95,7 @@ def fit_logistic(
     # Products as small as these gain nothing from a second thread, and wait for it long while
     # the backbone has all cores.
     with _threads().limit(limits=1, user_api="blas"):
-        return _fit(_Problem(x, y, weights, C), start, tol, max_iter)
+        return _fit(_Problem(x, y, weights, C, emphasis), start, tol, max_iter)
 
 
 def _fit(problem: _Problem, start: Start | None, tol: float, max_iter: int) -> tuple[Array, Array]:
@@ -117,13 +121,15 @@ class _Problem:
         y: npt.NDArray[np.integer],
         weights: npt.NDArray[np.floating],
         C: float,  # noqa: N803
+        emphasis: npt.NDArray[np.floating] | float,
     ) -> None:
         self.y = y
         self.weights = (C * weights).astype(np.float32)
         self.classes = int(y.max()) + 1
         # Half the difference of two scores squared twice is half of what one score pays.
         self.penalty = 2.0 if self.classes == 2 else 1.0
-        self.scaling = Scaling.of(x)
+        mean, scale = Scaling.of(x)
+        self.scaling = Scaling(mean, scale / emphasis)
         self.x = x - self.scaling.mean.astype(np.float32)
         self.x /= self.scaling.scale.astype(np.float32)
 

@@ -43,6 +43,25 @@ class Settings(BaseModel):
         description="Distance of neighbouring tokens of one pass in pixels, from 1 to the "
         "patch size; by default the patch size.",
     )
+    depth: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description="Share of the backbone's blocks that the tokens go through, in (0, 1]: the "
+        "last ones see what things mean rather than where they end, and cost time.",
+    )
+    scale: float = Field(
+        1.0,
+        ge=0.125,
+        le=8,
+        description="How many times the image is enlarged before the backbone looks at it (a "
+        "ratio): above 1 for structures much smaller than a patch, below 1 for much larger "
+        "ones. Time grows with its square.",
+    )
+    filters: bool = Field(
+        True,
+        description="Whether hand-made filters at full resolution stand beside the tokens.",
+    )
     passes: int = Field(
         4,
         ge=1,

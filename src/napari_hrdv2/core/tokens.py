@@ -9,66 +9,42 @@ import torch
 
 from .settings import Settings
 from .transforms import Lattice
-from .upsample import Operator
+from .upsample import Kernel, Operator
 
 
 @dataclass(frozen=True, eq=False)
-class Tokens:
-    """What the backbone saw of one image, in all passes made so far.
+class Grid:
+    """Vectors of one kind on the lattices of one or several passes.
 
     Attributes
     ----------
     data
-        (passes, ny, nx, C), float16 or float32; every pass brought back to the image's own
-        axes and directions.
+        (passes, ny, nx, C), float16 or float32; every pass in the image's own axes and directions.
     lattices
-        For each pass, where its tokens lie along y and along x.
+        For each pass, where its vectors lie along y and along x.
     image_shape
         (h, w) of the image in pixels.
-    settings
-        The resolved settings that made them; they may foresee more passes.
+    kernel
+        Interpolation between them.
     """
 
     data: torch.Tensor
     lattices: tuple[tuple[Lattice, Lattice], ...]
     image_shape: tuple[int, int]
-    settings: Settings
-
-    @property
-    def passes(self) -> int:
-        """Number of passes made."""
-        return len(self.lattices)
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether all passes that the settings foresee are made."""
-        return self.passes == self.settings.passes
+    kernel: Kernel = "bilinear"
 
     @property
     def channels(self) -> int:
-        """Channels C of a token."""
+        """Channels C of a vector."""
         return self.data.shape[-1]
 
     @cached_property
     def operator(self) -> Operator:
         """The operator A that upsamples and averages them."""
-        return Operator(self.image_shape, self.lattices, self.settings.kernel)
+        return Operator(self.image_shape, self.lattices, self.kernel)
 
-    def crop(self, region: tuple[slice, slice]) -> Tokens:
-        """Those tokens that the pixels of a region hang on, as tokens of the region.
-
-        Parameters
-        ----------
-        region
-            Rows and columns, each with a start and a stop within the image.
-
-        Raises
-        ------
-        ValueError
-            If the boundary is periodic: there the far edge counts too.
-        """
-        if self.settings.boundary == "periodic":
-            raise ValueError("tokens of a periodic image cannot be cropped")
+    def crop(self, region: tuple[slice, slice]) -> Grid:
+        """Those vectors that the pixels of a region hang on, as a grid of the region."""
         starts, lattices = [], []
         for axis, part in enumerate(region):
             along = [pair[axis] for pair in self.lattices]
@@ -87,4 +63,74 @@ class Tokens:
             )
         pieces = [one[y, x] for one, y, x in zip(self.data, *starts, strict=True)]
         shape = (region[0].stop - region[0].start, region[1].stop - region[1].start)
-        return Tokens(torch.stack(pieces), tuple(zip(*lattices, strict=True)), shape, self.settings)
+        return Grid(torch.stack(pieces), tuple(zip(*lattices, strict=True)), shape, self.kernel)
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """What is known of one image: what the backbone saw in the passes so far, and the filters.
+
+    Attributes
+    ----------
+    data
+        (passes, ny, nx, C), float16 or float32; every pass brought back to the image's own
+        axes and directions.
+    lattices
+        For each pass, where its tokens lie along y and along x.
+    image_shape
+        (h, w) of the image in pixels.
+    settings
+        The resolved settings that made them; they may foresee more passes.
+    filters
+        Hand-made channels, see :func:`.filter_grids`.
+    """
+
+    data: torch.Tensor
+    lattices: tuple[tuple[Lattice, Lattice], ...]
+    image_shape: tuple[int, int]
+    settings: Settings
+    filters: tuple[Grid, ...] = ()
+
+    @property
+    def passes(self) -> int:
+        """Number of passes made."""
+        return len(self.lattices)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all passes that the settings foresee are made."""
+        return self.passes == self.settings.passes
+
+    @cached_property
+    def grids(self) -> tuple[Grid, ...]:
+        """The tokens' own grid, then those of the filters."""
+        own = Grid(self.data, self.lattices, self.image_shape, self.settings.kernel)
+        return (own, *self.filters)
+
+    @property
+    def channels(self) -> int:
+        """Features C of a pixel, those of all grids together."""
+        return sum(grid.channels for grid in self.grids)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they take."""
+        return sum(grid.data.nbytes for grid in self.grids)
+
+    def crop(self, region: tuple[slice, slice]) -> Tokens:
+        """Those tokens that the pixels of a region hang on, as tokens of the region.
+
+        Parameters
+        ----------
+        region
+            Rows and columns, each with a start and a stop within the image.
+
+        Raises
+        ------
+        ValueError
+            If the boundary is periodic: there the far edge counts too.
+        """
+        if self.settings.boundary == "periodic":
+            raise ValueError("tokens of a periodic image cannot be cropped")
+        own, *filters = (grid.crop(region) for grid in self.grids)
+        return Tokens(own.data, own.lattices, own.image_shape, self.settings, tuple(filters))

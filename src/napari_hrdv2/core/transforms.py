@@ -65,9 +65,14 @@ class Lattice:
     """
 
     origin: float
-    stride: int
+    stride: float
     size: int
-    start: int | None = None
+    start: float | None = None
+
+    def scaled(self, factor: float) -> Lattice:
+        """The same tokens where pixels are so many times as large."""
+        start = None if self.start is None else self.start * factor
+        return Lattice(self.origin * factor, self.stride * factor, self.size, start)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import sklearn
 from pydantic import ValidationError
 from threadpoolctl import threadpool_limits
 
-from .classifier import HEADER_KEY, BasePixelClassifier, Header, read_header
+from .classifier import HEADER_KEY, BasePixelClassifier, Header, of_width, read_header
 from .errors import ModelError, ModelWarning, go_on, never
 from .files import replacing
 from .tokens import Tokens
@@ -103,7 +103,11 @@ class TreesClassifier(BasePixelClassifier):
         self.max_pixels = max_pixels
 
     def _fit_rows(
-        self, x: npt.NDArray[np.float32], y: npt.NDArray[np.integer], start: Self | None
+        self,
+        x: npt.NDArray[np.float32],
+        y: npt.NDArray[np.integer],
+        own: int,
+        start: Self | None,
     ) -> None:
         from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
@@ -160,6 +164,7 @@ class TreesClassifier(BasePixelClassifier):
                 go_on(is_cancelled)
                 index = np.arange(first, min(first + BLOCK, height * width))
                 x = rows_at(tokens, np.stack(np.divmod(index, width), axis=1))
+                x = of_width(x, self.n_features_in_)
                 # scikit-learn checks its input with filters of warnings of its own, which are
                 # the whole process's; threads would leave each other's behind.
                 with warnings.catch_warnings():

@@ -15,9 +15,9 @@ these, two entries a pixel, however many the passes and however wide the kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -35,6 +35,8 @@ Kernel = Literal["nearest", "bilinear"]
 # Rows at full resolution that a processor's cache holds, and tokens whose single precision it does.
 _ROWS = 128
 _TOKENS = 4096
+# Pixels of which all channels in single precision it does.
+_PIXELS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +175,9 @@ class Operator:
         self._y, self._x = (
             _Axis(n, [pair[axis] for pair in lattices], kernel) for axis, n in enumerate(shape)
         )
+        pixels = tuple(Lattice(0.5, 1, n) for n in shape)
+        # There is nothing to interpolate, and most of the filters' channels lie there.
+        self._is_of_pixels = lattices == (pixels,)
 
     def maps(self, tokens: torch.Tensor) -> torch.Tensor:
         """Average the upsampled maps of all passes: A applied to ``tokens``.
@@ -195,6 +200,10 @@ class Operator:
             raise ValueError(f"tokens of {len(tokens)} passes, the operator is of {self._passes}")
         if tokens.device.type == "mps":
             tokens = tokens.cpu()
+        if self._is_of_pixels:
+            for start in range(0, self.shape[0], rows):
+                yield tokens[0, start : start + rows].float().transpose(1, 2)
+            return
         (line, _), knots = self._y.factors, self.knots(tokens)
         for start in range(0, self.shape[0], rows):
             block = line[start : start + rows] @ knots
@@ -229,10 +238,10 @@ class Operator:
         ndarray of float32
             (n, C).
         """
-        passes, ny, nx, channels = tokens.shape
-        at = torch.from_numpy(np.ascontiguousarray(pixels.T))
+        passes, ny, nx, _ = tokens.shape
+        y, x = torch.from_numpy(np.ascontiguousarray(pixels.T))
         parts = []
-        for axis, size, along in ((self._y, ny, at[0]), (self._x, nx, at[1])):
+        for axis, size, along in ((self._y, ny, y), (self._x, nx, x)):
             rows = axis.pixels[along]
             # (n, passes, 2): the two entries of every pass's own lattice.
             mine = axis.block[:, None] * 2 + torch.arange(2)
@@ -243,7 +252,8 @@ class Operator:
         weight = wy[..., :, None] * wx[..., None, :] / passes
         # Strokes touch few tokens: only those leave the device, and half precision.
         used, columns = torch.unique(index.flatten(1), return_inverse=True)
-        features = tokens.reshape(-1, channels)[used.to(tokens.device)].float().cpu()
+        at = torch.stack([used // (ny * nx), used // nx % ny, used % nx]).to(tokens.device)
+        features = tokens[at[0], at[1], at[2]].float().cpu()
         found: npt.NDArray[np.float32] = (Rows(columns, weight.flatten(1)) @ features).numpy()
         return found
 
@@ -261,22 +271,56 @@ def rows_at(tokens: Tokens, pixels: npt.NDArray[np.intp]) -> npt.NDArray[np.floa
     Returns
     -------
     ndarray of float32
-        (n, C).
+        (n, C), the features of all grids one after the other.
     """
-    return tokens.operator.rows(tokens.data, pixels)
+    return np.concatenate([g.operator.rows(g.data, pixels) for g in tokens.grids], axis=1)
 
 
-def _project(tokens: Tokens, weight: npt.NDArray[np.float32]) -> torch.Tensor:
-    """Tokens (passes, ny, nx, C) times weights (K, C): (passes, ny, nx, K) of float32."""
-    data = tokens.data.reshape(-1, tokens.channels)
-    w = torch.as_tensor(weight, device=data.device).T
-    projected = torch.empty((len(data), w.shape[1]), device=data.device)
+def project(data: torch.Tensor, weight: npt.NDArray[np.float32]) -> torch.Tensor:
+    """Vectors (passes, ny, nx, C) times weights (K, C): (passes, ny, nx, K) of float32."""
+    w = torch.as_tensor(weight, device=data.device)
+    on_cpu = data.device.type == "cpu"
+    if data.stride(-1) != 1 and len(data) == 1:
+        # Channels of filters lie one after the other: the longer the rows of a product the faster.
+        planes = data[0].permute(2, 0, 1)
+        _, height, width = planes.shape
+        maps = torch.empty((len(w), height, width), device=data.device)
+        step = max(1, _PIXELS // width) if on_cpu else height
+        for start in range(0, height, step):
+            piece = planes[:, start : start + step].flatten(1).float()
+            maps[:, start : start + step] = (w @ piece).view(len(w), -1, width)
+        return maps.permute(1, 2, 0)[None]
+    flat = data.reshape(-1, data.shape[-1])
+    projected = torch.empty((len(flat), len(w)), device=data.device)
     # Single precision of all tokens at once would leave the cache, and a GPU needs no pieces.
-    step = _TOKENS if data.device.type == "cpu" else len(data)
-    for start in range(0, len(data), step):
-        piece = slice(start, start + step)
-        torch.mm(data[piece].float(), w, out=projected[piece])
-    return projected.reshape(*tokens.data.shape[:-1], -1)
+    step = _TOKENS if on_cpu else len(flat)
+    for start in range(0, len(flat), step):
+        torch.mm(flat[start : start + step].float(), w.T, out=projected[start : start + step])
+    return projected.reshape(*data.shape[:-1], -1)
+
+
+def _scores(
+    tokens: Tokens,
+    weight: npt.NDArray[np.float32],
+    bias: npt.NDArray[np.float32] | float,
+    rows: int,
+) -> Iterator[torch.Tensor]:
+    """The maps F W' + b by blocks of so many rows: (rows, K, w) of float32."""
+    parts, start = [], 0
+    for grid in tokens.grids:
+        w = weight[:, start : start + grid.channels]
+        if w.shape[1] == 0:
+            # Colours that a model of grey images does not know.
+            break
+        if w.shape[1] < grid.channels:
+            raise ValueError(f"weights of {weight.shape[1]} features do not fit these tokens")
+        parts.append((grid.operator, project(grid.data, w)))
+        start += grid.channels
+    # The rows of A sum to one: a bias at the tokens is one at the pixels.
+    parts[0][1].add_(torch.as_tensor(bias, device=tokens.data.device))
+    blocks = (operator.blocks(projected, rows) for operator, projected in parts)
+    for block in zip(*blocks, strict=True):
+        yield reduce(torch.add, block)
 
 
 def projected_maps(
@@ -289,7 +333,8 @@ def projected_maps(
     Parameters
     ----------
     tokens
-        Tokens of one image.
+        Tokens of one image. Where it is grey and the weights know colours, these are those of
+        a grey image, nought; colours that the weights do not know are left out.
     weight
         (K, C).
     bias
@@ -299,10 +344,18 @@ def projected_maps(
     -------
     ndarray of float32
         (h, w, K).
+
+    Raises
+    ------
+    ValueError
+        If the weights are of other features.
     """
-    maps = tokens.operator.maps(_project(tokens, weight)).cpu().numpy()
-    found: npt.NDArray[np.float32] = np.ascontiguousarray(maps.swapaxes(1, 2))
-    found += bias
+    whole = torch.empty((*tokens.image_shape, len(weight)))
+    start = 0
+    for maps in _scores(tokens, weight, bias, _rows_at_once(tokens)):
+        whole[start : start + len(maps)] = maps.transpose(1, 2)
+        start += len(maps)
+    found: npt.NDArray[np.float32] = whole.numpy()
     return found
 
 
@@ -315,31 +368,27 @@ def predicted(
 
     Parameters
     ----------
-    tokens
-        Tokens of one image.
-    weight
-        (K, C).
-    bias
-        (K,).
+    tokens, weight, bias
+        As of :func:`projected_maps`.
 
     Returns
     -------
     ndarray of uint8, or int32 for more than 256 maps
         (h, w).
     """
-    projected = _project(tokens, weight)
-    # The rows of A sum to one: a bias at the tokens is one at the pixels.
-    projected += torch.as_tensor(bias, device=projected.device)
-    return best_of(tokens.operator, projected)
+    return best_of(_scores(tokens, weight, bias, _rows_at_once(tokens)))
 
 
-def best_of(operator: Operator, projected: torch.Tensor) -> npt.NDArray[np.integer]:
-    """Index of the highest map of projected tokens (passes, ny, nx, K) at every pixel."""
-    count = projected.shape[-1]
-    dtype = torch.uint8 if count <= 256 else torch.int32
-    rows = _ROWS if projected.device.type == "cpu" else operator.shape[0]
+def _rows_at_once(tokens: Tokens) -> int:
+    return _ROWS if tokens.data.device.type == "cpu" else tokens.image_shape[0]
+
+
+def best_of(blocks: Iterable[torch.Tensor]) -> npt.NDArray[np.integer]:
+    """Index of the highest of maps that come by blocks (rows, K, w), at every pixel."""
     found = []
-    for maps in operator.blocks(projected, rows):
+    for maps in blocks:
+        count = maps.shape[1]
+        dtype = torch.uint8 if count <= 256 else torch.int32
         best = maps[:, 0]
         index = torch.zeros(best.shape, dtype=dtype, device=maps.device)
         for k in range(1, count):
@@ -360,5 +409,5 @@ def dense_map(tokens: Tokens) -> npt.NDArray[np.float32]:
     ndarray of float32
         (h, w, C).
     """
-    maps: npt.NDArray[np.float32] = tokens.operator.maps(tokens.data).cpu().numpy()
-    return maps.swapaxes(1, 2)
+    maps = [grid.operator.maps(grid.data).cpu().numpy() for grid in tokens.grids]
+    return np.concatenate([one.swapaxes(1, 2) for one in maps], axis=2)

@@ -298,6 +298,7 @@ class VisionTransformer(nn.Module):
         images: Tensor,
         stride: int | None = None,
         on_block: Callable[[], None] | None = None,
+        blocks: int | None = None,
     ) -> Tensor:
         """Patch tokens after the last norm.
 
@@ -310,6 +311,8 @@ class VisionTransformer(nn.Module):
             Distance of the patches in pixels, by default the patch size.
         on_block
             Called before every block; what it raises ends the pass.
+        blocks
+            How many blocks the tokens go through before the norm, by default all.
 
         Returns
         -------
@@ -317,7 +320,7 @@ class VisionTransformer(nn.Module):
             (batch, ny, nx, dim).
         """
         x, ny, nx = self._embed(images, stride or self.patch)
-        for block in self.blocks:
+        for block in self.blocks[:blocks]:
             if on_block is not None:
                 on_block()
             x = block(x)
