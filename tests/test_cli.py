@@ -81,7 +81,7 @@ def test_train_on_two_images_and_apply(files: Path, tiny_weights: Path) -> None:
     np.testing.assert_array_equal(probabilities.argmax(0) + 1, tifffile.imread(out / "a.tif"))
 
 
-@pytest.mark.parametrize("classifier", ["forest", "boosting"])
+@pytest.mark.parametrize("classifier", ["ridge", "forest", "boosting"])
 def test_another_classifier_trains_segments_and_applies(
     files: Path, tiny_weights: Path, classifier: str
 ) -> None:

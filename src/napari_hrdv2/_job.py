@@ -13,13 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from .core.cache import TokenMemory, TokenStore, digest_of
-from .core.classifier import BasePixelClassifier, PixelClass, StrokeRows, check_strokes
+from .core.classifier import BasePixelClassifier, PixelClass, PixelClassifier, check_strokes
 from .core.errors import Cancelled, StrokesError, WeightsError
 from .core.extraction import FeatureExtractor
 from .core.methods import make_classifier
 from .core.refine import Refinement
 from .core.settings import Settings
+from .core.strokes import StrokeRows
 from .core.tokens import Tokens
+from .core.tuning import Choice
 
 _POLL_S = 0.1
 NOTHING_PAINTED = "Nothing is painted: paint at least a stroke of each of two classes."
@@ -113,6 +115,21 @@ class Learnt(NamedTuple):
     method: str
 
 
+class Tuned(NamedTuple):
+    """What a tuning job chose.
+
+    Attributes
+    ----------
+    learnt
+        For what.
+    choice
+        What to fit with.
+    """
+
+    learnt: Learnt
+    choice: Choice
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """What a segmenting job found.
@@ -170,6 +187,7 @@ class Segmenting(_Cancellable):
     classes: tuple[PixelClass, ...]
     classifier: BasePixelClassifier | None
     method: str
+    choice: Choice
     rows: StrokeRows
     region: tuple[slice, slice] | None
     is_learnt: bool
@@ -197,7 +215,7 @@ class Segmenting(_Cancellable):
         strokes = check_painted(self.strokes, self.tokens.image_shape, self.classes)
         classifier = self.classifier
         if strokes is not None and not self.is_learnt:
-            classifier = make_classifier(self.method).fit(
+            classifier = make_classifier(self.method, self.choice).fit(
                 self.tokens, strokes, self.classes, start=classifier, rows=self.rows
             )
         if classifier is None:
@@ -218,6 +236,35 @@ class Segmenting(_Cancellable):
             classifier=classifier,
             vanished=refined.vanished,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning(_Cancellable):
+    """Choose what to fit with by cross-validation over strokes; :meth:`Session.tune` makes it."""
+
+    learnt: Learnt
+    rows: StrokeRows
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> Generator[None, None, Tuned]:
+        """Do the work, in any thread.
+
+        Raises
+        ------
+        HRDv2Error
+            If the strokes cannot be used.
+        Cancelled
+            If it was cancelled.
+        """
+        yield None
+        classifier = PixelClassifier(self.learnt.method)
+        classifier.fit(
+            self.learnt.tokens,
+            self.learnt.strokes,
+            rows=self.rows,
+            is_cancelled=self._cancelled.is_set,
+        )
+        return Tuned(self.learnt, classifier.choice_)
 
 
 def check_painted(

@@ -27,6 +27,8 @@ from ._job import (
     Result,
     Segmenting,
     Sight,
+    Tuned,
+    Tuning,
     Wanted,
     check_painted,
 )
@@ -36,7 +38,7 @@ from .core.classifier import (
     BasePixelClassifier,
     Colour,
     PixelClass,
-    StrokeRows,
+    PixelClassifier,
     default_class,
 )
 from .core.errors import ModelError, StrokesError
@@ -44,7 +46,9 @@ from .core.extraction import make_settings
 from .core.methods import METHODS, SUFFIXES, find_method, load_classifier
 from .core.refine import Refinement, make_refinement
 from .core.settings import Settings
+from .core.strokes import StrokeRows
 from .core.tokens import Tokens
+from .core.tuning import DEFAULT
 
 _GIGABYTE = 10**9
 # Settings that only the weights tell; they go when other weights are chosen.
@@ -95,6 +99,9 @@ class Session:
         self._wanted = Wanted(Settings(), "auto", None)
         self._refinement = Refinement()
         self._method = "logistic"
+        # What linear classifiers are fitted with, and for what it was chosen.
+        self._choice = DEFAULT
+        self._tuned: Learnt | None = None
         self._classifier: BasePixelClassifier | None = None
         self.memory = TokenMemory(2 * _GIGABYTE)
         self.store = TokenStore(default_folder(), 10 * _GIGABYTE)
@@ -445,6 +452,7 @@ class Session:
             classes=self.classes,
             classifier=self._classifier,
             method=self._method,
+            choice=self._choice,
             rows=self._rows,
             region=region,
             is_learnt=learnt is not None
@@ -482,6 +490,23 @@ class Session:
         if result.classifier is not self._classifier:
             self._classifier = result.classifier
             self.model_changed.emit()
+        return True
+
+    def tune(self) -> Tuning | None:
+        """Job that chooses what to fit with for what was learnt last, if it was not yet."""
+        learnt = self._learnt
+        if learnt is None or not self.is_quick or not learnt.tokens.is_complete:
+            return None
+        if self._tuned is not None and np.array_equal(self._tuned.strokes, learnt.strokes):
+            return None
+        return Tuning(learnt, self._rows)
+
+    def accept_choice(self, tuned: Tuned) -> bool:
+        """Take over what a tuning job chose; whether there is anything to learn anew from that."""
+        self._tuned = tuned.learnt
+        if tuned.choice == self._choice:
+            return False
+        self._choice, self._learnt = tuned.choice, None
         return True
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -527,6 +552,8 @@ class Session:
         classifier = load_classifier(path)
         self.drop()
         self._classifier, self._learnt = classifier, None
+        if isinstance(classifier, PixelClassifier):
+            self._choice = classifier.choice_
         own = classifier.settings_.model.startswith("custom:")
         self._want(
             self._wanted._replace(

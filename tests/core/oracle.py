@@ -117,18 +117,25 @@ def dense_pass(
 
 
 def features(
-    image: np.ndarray, passes: Sequence[Sequence[Step]], backbone: Backbone, **options: Any
+    image: np.ndarray,
+    passes: Sequence[Sequence[Step]],
+    backbones: Sequence[Backbone],
+    **options: Any,
 ) -> np.ndarray:
     """Mean over the passes' dense features (h, w, C), float64."""
-    return np.mean([dense_pass(image, steps, backbone, **options) for steps in passes], axis=0)
+    dense = [
+        dense_pass(image, steps, backbone, **options)
+        for steps, backbone in zip(passes, backbones, strict=True)
+    ]
+    return np.mean(dense, axis=0)
 
 
-def backbone_of(vit: Any, stride: int) -> Backbone:
+def backbone_of(vit: Any, stride: int, move: tuple[float, float] = (0, 0)) -> Backbone:
     """The ViT as a function of an image (h, w, 1 or 3) in [0, 1]."""
 
     def run(seen: np.ndarray) -> np.ndarray:
         normalised = (np.repeat(seen, 3 // seen.shape[-1], axis=-1) - MEAN) / STD
         batch = torch.from_numpy(np.ascontiguousarray(normalised)).float().permute(2, 0, 1)[None]
-        return vit(batch, stride)[0].numpy()
+        return vit(batch, stride, moves=[move])[0].numpy()
 
     return run

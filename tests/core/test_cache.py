@@ -211,6 +211,7 @@ _CHANGES = {
     "distances": ((2,), False),
     "flips": (True, False),
     "rotations": (True, False),
+    "move_positions": (False, False),
     "boundary": ("periodic", True),
     "kernel": ("nearest", False),
     "percentiles": ((0.0, 100.0), True),
@@ -219,13 +220,14 @@ _CHANGES = {
 
 def test_every_setting_that_changes_the_tokens_changes_the_key():
     assert set(_CHANGES) == set(Settings.model_fields), "decide what the new setting changes"
-    plain = pass_key("d", resolved(), Transform())
+    plain = pass_key("d", resolved(), Transform(), (0, 0))
     for name, (value, matters) in _CHANGES.items():
-        other = pass_key("d", resolved(**{name: value}), Transform())
+        other = pass_key("d", resolved(**{name: value}), Transform(), (0, 0))
         assert (other != plain) == matters, name
-    assert pass_key("e", resolved(), Transform()) != plain
-    assert pass_key("d", resolved(), Transform.shifted(0, 1)) != plain
-    assert pass_key("d", resolved(), Transform.flipped(vertical=True)) != plain
+    assert pass_key("e", resolved(), Transform(), (0, 0)) != plain
+    assert pass_key("d", resolved(), Transform.shifted(0, 1), (0, 0)) != plain
+    assert pass_key("d", resolved(), Transform.flipped(vertical=True), (0, 0)) != plain
+    assert pass_key("d", resolved(), Transform(), (0, 0.5)) != plain
 
 
 def test_the_digest_is_of_pixels_shape_and_dtype():
@@ -254,9 +256,9 @@ def computed(monkeypatch) -> list[int]:
     """How many images went through the backbone, batch by batch."""
     forward, batches = FeatureExtractor._forward, []
 
-    def counting(self, images, on_block):
+    def counting(self, images, *how):
         batches.append(len(images))
-        return forward(self, images, on_block)
+        return forward(self, images, *how)
 
     monkeypatch.setattr(FeatureExtractor, "_forward", counting)
     return batches
@@ -280,10 +282,24 @@ def test_passes_made_before_are_not_computed(make_extractor, image, store, compu
     assert sum(computed) == 15
 
 
+def test_the_first_pass_is_the_same_wherever_the_others_move_positions(
+    make_extractor, image, store, computed
+):
+    moving = make_extractor(passes=2, precision="auto").extract(image, store=store)
+    plain = make_extractor(passes=2, precision="auto", move_positions=False)
+    still = plain.extract(image, store=store)
+    assert sum(computed) == 3
+    assert torch.equal(still.data[0], moving.data[0])
+    assert not torch.allclose(still.data[1], moving.data[1], atol=0.1)
+
+
 def test_a_lost_pass_is_computed_again(make_extractor, image, store, computed):
     extractor = make_extractor(passes=4, precision="auto")
     expected = extractor.extract(image, store=store)
-    key = pass_key(digest_of(image), extractor.settings, extractor.settings.transforms()[1])
+    settings = extractor.settings
+    key = pass_key(
+        digest_of(image), settings, settings.transforms()[1], settings.position_moves()[1]
+    )
     store._path(key).write_bytes(b"damaged")
     computed.clear()
     with pytest.warns(CacheWarning):

@@ -15,18 +15,20 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import FunctionTransformer
 
 from napari_hrdv2.core import classifier as classifier_module
+from napari_hrdv2.core import strokes as strokes_module
 from napari_hrdv2.core.classifier import (
     PixelClass,
     PixelClassifier,
-    StrokeRows,
     check_strokes,
     default_class,
 )
 from napari_hrdv2.core.errors import ModelError, SettingsMismatchError, StrokesError
 from napari_hrdv2.core.segment import segment
+from napari_hrdv2.core.strokes import StrokeRows
+from napari_hrdv2.core.tuning import DEFAULT
 from napari_hrdv2.core.upsample import dense_map, rows_at
 
 SHAPE = (42, 51)
@@ -123,9 +125,14 @@ def naive(
         last = LogisticRegression(C=0.03, class_weight=weight, max_iter=1000, tol=tol)
     else:
         last = RidgeClassifier(alpha=1 / 0.03, class_weight=weight)
-    factors = np.where(np.arange(x.shape[1]) < TOKENS, 0.3, 1.0) if x.shape[1] > TOKENS else 1.0
-    emphasised = FunctionTransformer(lambda rows: rows * factors)
-    return make_pipeline(StandardScaler(), emphasised, last).fit(x.astype(np.float64), y)
+    anywhere = []
+    for one in features:
+        at = (np.linspace(0, n - 1, min(n, 32)).astype(int) for n in one.shape[:2])
+        anywhere.append(one[np.ix_(*at)].reshape(-1, one.shape[-1]))
+    mean, scale = x.mean(0), np.maximum(x.std(0), np.concatenate(anywhere).std(0))
+    factors = np.where(np.arange(x.shape[1]) < TOKENS, 0.3, 1.0)
+    standardised = FunctionTransformer(lambda rows: (rows - mean) / scale * factors)
+    return make_pipeline(standardised, last).fit(x.astype(np.float64), y)
 
 
 @pytest.mark.parametrize("method", ["logistic", "ridge"])
@@ -143,7 +150,7 @@ def test_equals_a_pipeline_on_dense_features(
     strokes = [strokes_of(classes), np.flip(strokes_of(classes), 0)][:images]
     dense = [dense_map(t) for t in used]
     pipeline = naive(method, dense, strokes, balance=balance, tol=1e-9)
-    model = PixelClassifier(method, balance=balance, tol=1e-9).fit(
+    model = PixelClassifier(method, C=0.03, emphasis=0.3, balance=balance, tol=1e-9).fit(
         used if images > 1 else tokens, strokes if images > 1 else strokes[0]
     )
     rows = dense[0].reshape(-1, dense[0].shape[-1]).astype(np.float64)
@@ -465,29 +472,30 @@ def test_damaged_or_foreign_file_is_a_one_line_error(saved, damage):
 
 def test_a_further_stroke_adds_its_rows_only(tokens, monkeypatch):
     asked = []
-    rows_at = classifier_module.rows_at
+    rows_at = strokes_module.rows_at
 
     def counting(tokens, pixels):
         asked.append(len(pixels))
         return rows_at(tokens, pixels)
 
-    monkeypatch.setattr(classifier_module, "rows_at", counting)
+    monkeypatch.setattr(strokes_module, "rows_at", counting)
     rows, strokes = StrokeRows(), strokes_of()
-    first = PixelClassifier().fit(tokens, strokes, rows=rows)
-    assert asked == [np.count_nonzero(strokes)]
+    first = PixelClassifier(**DEFAULT._asdict()).fit(tokens, strokes, rows=rows)
+    # The painted pixels, and some anywhere.
+    assert asked == [np.count_nonzero(strokes), 32 * 32]
     more = strokes.copy()
     free = np.flatnonzero(more == 0)[:40]
     more.ravel()[free] = 2
-    second = PixelClassifier().fit(tokens, more, rows=rows, start=first)
-    assert asked[1:] == [40]
+    second = PixelClassifier(**DEFAULT._asdict()).fit(tokens, more, rows=rows, start=first)
+    assert asked[2:] == [40]
     # Erased, and painted over by another class: nothing to compute.
     fewer = more.copy()
     fewer.ravel()[free[:20]] = 0
     fewer.ravel()[free[20:]] = 5
-    third = PixelClassifier().fit(tokens, fewer, rows=rows, start=second)
-    assert len(asked) == 2
+    third = PixelClassifier(**DEFAULT._asdict()).fit(tokens, fewer, rows=rows, start=second)
+    assert len(asked) == 3
     for live, painted in ((second, more), (third, fewer)):
-        anew = PixelClassifier().fit(tokens, painted)
+        anew = PixelClassifier(**DEFAULT._asdict()).fit(tokens, painted)
         np.testing.assert_allclose(
             live.predict_proba(tokens), anew.predict_proba(tokens), atol=0.02
         )

@@ -57,7 +57,7 @@ def expected_features(extractor: FeatureExtractor, vit, image: np.ndarray) -> np
     return oracle.features(
         stretch(image, settings.percentiles),
         [steps_of(t) for t in settings.transforms()],
-        oracle.backbone_of(vit, settings.stride),
+        [oracle.backbone_of(vit, settings.stride, move) for move in settings.position_moves()],
         patch=settings.patch,
         stride=settings.stride,
         boundary=settings.boundary,
@@ -146,6 +146,7 @@ def test_products_of_many_steps_equal_the_naive_way(make_extractor, vit, boundar
     image = image_of((36, 51))
     pixels = stretch(image)
     backbone = oracle.backbone_of(vit, 7)
+    backbones = [backbone] * len(chains)
     options = {"patch": 14, "stride": 7, "boundary": boundary, "kernel": kernel}
     data, lattices = [], []
     for steps in chains:
@@ -162,7 +163,7 @@ def test_products_of_many_steps_equal_the_naive_way(make_extractor, vit, boundar
         data.append(transform.undo_tokens(torch.from_numpy(backbone(read[..., None]))))
         lattices.append(transform.lattice(image.shape, 14, 7, boundary))
     tokens = Tokens(torch.stack(data), tuple(lattices), image.shape, extractor.settings)
-    assert_same_logits(tokens, oracle.features(pixels, chains, backbone, **options))
+    assert_same_logits(tokens, oracle.features(pixels, chains, backbones, **options))
 
 
 @pytest.mark.parametrize("kernel", ["nearest", "bilinear"])
@@ -187,7 +188,12 @@ def test_many_periodic_passes_on_whole_patches_are_the_papers_mean(
     """torch.roll, resize each map, roll and turn back, mean: the original's own recipe."""
     image = image_of((42, 56))
     extractor = make_extractor(
-        passes=9, shifts="moore", kernel=kernel, boundary="periodic", **orientation
+        passes=9,
+        shifts="moore",
+        kernel=kernel,
+        boundary="periodic",
+        move_positions=False,
+        **orientation,
     )
     options = (
         {"mode": "nearest"} if kernel == "nearest" else {"mode": "bilinear", "align_corners": False}
@@ -204,6 +210,23 @@ def test_many_periodic_passes_on_whole_patches_are_the_papers_mean(
     np.testing.assert_allclose(
         dense_map(extractor.extract(image)), expected, atol=1e-4 * np.abs(expected).max()
     )
+
+
+@pytest.mark.parametrize("shape", [(56, 56), (42, 70)])
+def test_passes_see_the_periodic_image_rolled_by_whole_patches(make_extractor, vit, shape):
+    """The whole way once more, with no word of positions: large shifts do what moving them does."""
+    image = image_of(shape)
+    extractor = make_extractor(passes=4, boundary="periodic", kernel="nearest")
+    pixels, total = stretch(image), 0
+    backbone = oracle.backbone_of(vit, 14)
+    options = {"patch": 14, "stride": 14, "boundary": "periodic", "kernel": "nearest"}
+    for (dy, dx), (y, x) in zip(
+        [(0, 0), (7, 7), (7, 0), (0, 7)], [(0, 0), (1, 1), (1, 0), (0, 1)], strict=True
+    ):
+        far = [("shift", dy + y * (shape[0] // 28) * 14, dx + x * (shape[1] // 28) * 14)]
+        total = total + oracle.dense_pass(pixels, far, backbone, **options)
+    found = dense_map(extractor.extract(image))
+    np.testing.assert_allclose(found, total / 4, atol=1e-4 * np.abs(total).max())
 
 
 @pytest.mark.parametrize("kernel", ["nearest", "bilinear"])
@@ -290,7 +313,9 @@ def test_an_enlarged_image_has_its_tokens_where_they_belong(make_extractor, vit,
 def test_tokens_go_through_a_share_of_the_blocks(make_extractor, vit, depth, blocks):
     image = image_of((28, 42))
     found = make_extractor(depth=depth, passes=1).extract(image).data[0].numpy()
-    seen = oracle.backbone_of(lambda batch, stride: vit(batch, stride, blocks=blocks), 14)
+    seen = oracle.backbone_of(
+        lambda batch, stride, **how: vit(batch, stride, blocks=blocks, **how), 14
+    )
     np.testing.assert_allclose(found, seen(stretch(image)), rtol=1e-4, atol=1e-4)
     if blocks == 1:
         assert np.abs(found - oracle.backbone_of(vit, 14)(stretch(image))).max() > 0.1

@@ -122,11 +122,11 @@ def counting(extractor: FeatureExtractor, monkeypatch, most: int = 99, error=Non
     error = error or torch.OutOfMemoryError("out of memory")
     forward, batches = extractor._forward, []
 
-    def limited(images, on_block):
+    def limited(images, *how):
         batches.append(len(images))
         if len(images) > most:
             raise error
-        return forward(images, on_block)
+        return forward(images, *how)
 
     monkeypatch.setattr(extractor, "_forward", limited)
     return extractor, batches
@@ -177,11 +177,11 @@ def test_a_device_too_small_for_one_pass_hands_over_to_the_cpu(make_extractor, i
     extractor._device = torch.device("meta")
     monkeypatch.setattr(devices, "batch_size", lambda *args: 4)
 
-    def only_cpu(images, on_block):
+    def only_cpu(images, *how):
         tried.append((extractor.device.type, len(images)))
         if extractor.device.type == "meta":
             raise torch.OutOfMemoryError
-        return forward(images, on_block)
+        return forward(images, *how)
 
     monkeypatch.setattr(extractor, "_forward", only_cpu)
     with pytest.warns(DeviceWarning, match="going on with the CPU"):
@@ -208,9 +208,9 @@ def overflowing(extractor: FeatureExtractor, monkeypatch, *, always: bool) -> li
     used = []
     plain = type(extractor)._vit.fget(extractor)
 
-    def run(images, stride, on_block=None, blocks=None):
+    def run(images, stride, on_block=None, blocks=None, moves=()):
         used.append(images.dtype)
-        out = plain(images.float(), stride, on_block, blocks)
+        out = plain(images.float(), stride, on_block, blocks, moves)
         bad = always or images.dtype == torch.float16
         return torch.where(torch.arange(out.shape[-1]) == 3, torch.inf, out) if bad else out
 

@@ -15,6 +15,7 @@ from napari_hrdv2.core.transforms import (
     lattice_shifts,
     neighbour_shifts,
     pass_transforms,
+    spread,
     token_count,
 )
 from napari_hrdv2.core.upsample import Operator
@@ -255,6 +256,25 @@ def test_holes_shrink_as_fast_where_the_stride_cannot_be_halved(stride):
 @given(st.integers(1, 16), st.integers(1, 300))
 def test_fewer_lattice_shifts_are_the_first_of_more(stride, count):
     assert lattice_shifts(stride, count) == lattice_shifts(stride, 300)[:count]
+
+
+@given(st.integers(0, 5), st.integers(0, 5))
+def test_powers_of_four_points_are_one_for_every_square_of_a_grid(fine, few):
+    """And with them their mean is the mean of the squares' corners: they favour no side."""
+    side = 2**fine
+    points = spread(4**fine)
+    assert sorted(points) == [(y / side, x / side) for y in range(side) for x in range(side)]
+    assert spread(min(few, 4**fine)) == points[:few]
+
+
+@given(st.integers(1, 300))
+def test_no_half_or_quarter_of_the_square_is_favoured_by_more_than_two_points(count):
+    points = np.array(spread(count))
+    for parts in (2, 4):
+        for axis in (0, 1):
+            held = np.bincount((points[:, axis] * parts).astype(int), minlength=parts)
+            assert held.max() - held.min() <= 2
+    assert points[0].tolist() == [0, 0]
 
 
 def test_neighbour_shifts():

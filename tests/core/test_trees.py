@@ -16,7 +16,12 @@ from sklearn.exceptions import NotFittedError
 from sklearn.tree import DecisionTreeClassifier
 
 from napari_hrdv2.core import trees
-from napari_hrdv2.core.classifier import PixelClass, PixelClassifier, StrokeRows, default_class
+from napari_hrdv2.core.classifier import (
+    FORMAT_VERSION,
+    PixelClass,
+    PixelClassifier,
+    default_class,
+)
 from napari_hrdv2.core.errors import (
     Cancelled,
     HRDv2Error,
@@ -27,6 +32,7 @@ from napari_hrdv2.core.errors import (
 )
 from napari_hrdv2.core.methods import METHODS, load_classifier, make_classifier
 from napari_hrdv2.core.segment import segment
+from napari_hrdv2.core.strokes import StrokeRows
 from napari_hrdv2.core.trees import TreesClassifier
 from napari_hrdv2.core.upsample import dense_map
 
@@ -121,15 +127,6 @@ def test_blocks_make_no_difference_and_are_no_larger(model, tokens, monkeypatch,
     assert (max(asked), sum(asked)) == (block, SHAPE[0] * SHAPE[1])
 
 
-def test_threads_leave_no_filters_of_warnings_behind(model, tokens, monkeypatch):
-    monkeypatch.setattr(trees, "_CHUNK", 20)
-    monkeypatch.setattr(trees.joblib, "cpu_count", lambda: 8)
-    before = list(warnings.filters)
-    whole = model.predict_proba(tokens)
-    assert list(warnings.filters) == before
-    np.testing.assert_array_equal(model.predict_proba(tokens), whole)
-
-
 @pytest.mark.parametrize("is_first_grey", [True, False])
 def test_grey_and_colour_images_share_a_model(make_extractor, is_first_grey):
     extractor = make_extractor(passes=1, filters=True)
@@ -143,6 +140,15 @@ def test_grey_and_colour_images_share_a_model(make_extractor, is_first_grey):
         labels = model.predict(other)
         assert labels.shape == SHAPE
         assert (labels == strokes_of())[strokes_of() > 0].mean() > 0.6
+
+
+def test_threads_leave_no_filters_of_warnings_behind(model, tokens, monkeypatch):
+    monkeypatch.setattr(trees, "_CHUNK", 20)
+    monkeypatch.setattr(trees.joblib, "cpu_count", lambda: 8)
+    before = list(warnings.filters)
+    whole = model.predict_proba(tokens)
+    assert list(warnings.filters) == before
+    np.testing.assert_array_equal(model.predict_proba(tokens), whole)
 
 
 def test_gives_up_between_blocks(model, tokens, monkeypatch):
@@ -284,8 +290,8 @@ def test_another_patch_of_scikit_learn_is_the_same(path):
 
 
 def test_model_of_a_later_version_says_to_update(path):
-    rewritten(path, version=99)
-    with pytest.raises(ModelError, match=r"format 99.*update"):
+    rewritten(path, version=FORMAT_VERSION + 1)
+    with pytest.raises(ModelError, match=r"format 3.*update"):
         load_classifier(path)
 
 

@@ -282,6 +282,46 @@ def test_model_is_frozen():
     assert not model(image_of(28, 28)).requires_grad
 
 
+# --- moved positions
+
+MOVES = [(0.0, 0.0), (0.5, 0.5), (0.25, 0.0), (0.5, 0.75)]
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+@pytest.mark.parametrize("grid", [(4, 6), (5, 5), (3, 7)])
+def test_moved_positions_are_the_image_rolled_by_whole_patches(registers, grid):
+    model = VisionTransformer.from_state_dict(random_state(registers=registers))
+    images = image_of(14 * grid[0], 14 * grid[1], len(MOVES))
+    found = model(images, moves=MOVES)
+    for one, image, move in zip(found, images, MOVES, strict=True):
+        by = [int(share * n) for share, n in zip(move, grid, strict=True)]
+        rolled = torch.roll(image, [14 * n for n in by], (1, 2))
+        expected = torch.roll(model(rolled[None])[0], [-n for n in by], (0, 1))
+        torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-4)
+    # Did positions not count, all this would say nothing.
+    assert not torch.allclose(found, model(images), atol=0.1)
+
+
+def test_moved_positions_of_overlapping_patches_equal_the_naive_ones(monkeypatch):
+    state = random_state()
+    model = VisionTransformer.from_state_dict(state)
+    image = image_of(33, 47)
+    plain = official_positions
+
+    def moved(pos: Tensor, ny: int, nx: int, registers: bool) -> Tensor:
+        positions = plain(pos, ny, nx, registers)
+        rows = [
+            positions[(y + ny // 4) % ny * nx + (x + nx // 2) % nx]
+            for y in range(ny)
+            for x in range(nx)
+        ]
+        return torch.stack(rows)
+
+    found = model(image, 4, moves=[(0.25, 0.5)])[0]
+    monkeypatch.setitem(globals(), "official_positions", moved)
+    torch.testing.assert_close(found, naive_vit(image[0], state, 4, 2), rtol=1e-4, atol=1e-4)
+
+
 # --- facets
 
 

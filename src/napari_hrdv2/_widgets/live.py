@@ -10,7 +10,7 @@ import numpy.typing as npt
 from napari.layers import Image, Labels
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
 
-from .._job import Part, Progress, Result, Sight
+from .._job import Part, Progress, Result, Sight, Tuned
 from .._session import Session
 from ..core.errors import Cancelled, HRDv2Error, StrokesError
 from ..core.tokens import Tokens
@@ -19,6 +19,8 @@ from .runner import JobRunner
 
 # How long nothing else is asked for before features are extracted unasked.
 _IDLE_MS = 300
+# How long nobody paints before it is looked for what to fit with.
+_REST_MS = 800
 # Pixels beyond which nobody wants hours of work that they did not ask for.
 _MOST_UNASKED = 4096 * 4096
 
@@ -78,18 +80,20 @@ class LiveLoop(QObject):
         # After Cancel nothing begins unasked.
         self._is_paused = False
         self._is_due = self._is_look_due = False
-        self.looker, self.segmenter = JobRunner(self), JobRunner(self)
+        self.looker, self.segmenter, self.tuner = (JobRunner(self) for _ in range(3))
         self.looker.yielded.connect(self._on_look_yielded)
         self.looker.returned.connect(self._on_look_returned)
         self.looker.ended.connect(self._on_look_ended)
         self.segmenter.yielded.connect(self._on_part)
         self.segmenter.returned.connect(self._on_result)
         self.segmenter.ended.connect(self._on_segmenter_ended)
+        self.tuner.returned.connect(self._on_tuned)
         # Painting tells of itself before it has written; the next turn of the event loop reads it.
-        self._soon, self._idle = QTimer(self), QTimer(self)
+        self._soon, self._idle, self._rest = (QTimer(self) for _ in range(3))
         for timer, milliseconds, slot in (
             (self._soon, 0, self._segment),
             (self._idle, _IDLE_MS, self._prefetch),
+            (self._rest, _REST_MS, self._tune),
         ):
             timer.setSingleShot(True)
             timer.setInterval(milliseconds)
@@ -125,12 +129,12 @@ class LiveLoop(QObject):
     def stop(self) -> None:
         """Give up everything that is being done."""
         self._session.drop()
-        for timer in (self._soon, self._idle):
+        for timer in (self._soon, self._idle, self._rest):
             timer.stop()
         self.is_asked = self._is_due = self._is_look_due = False
         self._done = None
-        self.looker.cancel()
-        self.segmenter.cancel()
+        for runner in (self.looker, self.segmenter, self.tuner):
+            runner.cancel()
         self.changed.emit()
 
     def cancel(self) -> None:
@@ -143,8 +147,8 @@ class LiveLoop(QObject):
         self._ties.close()
         self.image = self._strokes = None
         self.stop()
-        self.looker.abandon()
-        self.segmenter.abandon()
+        for runner in (self.looker, self.segmenter, self.tuner):
+            runner.abandon()
 
     def set_live(self, is_live: bool) -> None:
         """Follow the strokes, or only what is asked for."""
@@ -244,8 +248,9 @@ class LiveLoop(QObject):
     def _on_strokes(self, event: object = None) -> None:
         if self.follows:
             # What is being learnt is stale now.
-            if self.segmenter.is_busy and not self._is_same():
+            if (self.segmenter.is_busy or self.tuner.is_busy) and not self._is_same():
                 self.segmenter.cancel()
+                self.tuner.cancel()
             self._soon.start()
 
     def refine(self) -> None:
@@ -316,7 +321,24 @@ class LiveLoop(QObject):
             self._soon.start()
         elif self._done is not None:
             self._finish(self._done[0])
+            self._rest.start()
         self.changed.emit()
+
+    # What to fit with --------------------------------------------------------------------------
+
+    def _tune(self) -> None:
+        """While nobody paints: choose what to fit with, for a better segmentation if there is."""
+        if self.follows and not (self.tuner.is_busy or self.segmenter.is_busy):
+            job = self._session.tune()
+            if job is not None:
+                self.tuner.start(job)
+
+    def _on_tuned(self, outcome: Tuned | Exception) -> None:
+        if isinstance(outcome, Exception):
+            if not isinstance(outcome, (Cancelled, StrokesError)):
+                self._fail(outcome)
+        elif self._session.accept_choice(outcome):
+            self.relearn()
 
     def _finish(self, tokens: Tokens) -> None:
         """What was asked for is whole once all passes are segmented."""

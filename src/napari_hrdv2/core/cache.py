@@ -30,7 +30,7 @@ from safetensors.torch import load, save
 from .files import PREFIX, replacing
 from .settings import Settings
 from .tokens import Tokens
-from .transforms import Transform
+from .transforms import Share, Transform
 from .weights import cache_folder
 
 # Goes up when the same settings would give other tokens.
@@ -43,7 +43,17 @@ _STALE_S = 3600.0
 _BETWEEN_LOOKS = 1 / 16
 # Settings that say which passes there are, what is done with them, or what things are called.
 _NOT_OF_A_PASS = frozenset(
-    {"model", "passes", "shifts", "distances", "flips", "rotations", "kernel", "filters"}
+    {
+        "model",
+        "passes",
+        "shifts",
+        "distances",
+        "flips",
+        "rotations",
+        "move_positions",
+        "kernel",
+        "filters",
+    }
 )
 
 
@@ -63,7 +73,7 @@ def digest_of(image: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def pass_key(digest: str, settings: Settings, transform: Transform) -> str:
+def pass_key(digest: str, settings: Settings, transform: Transform, move: Share) -> str:
     """Identity of the tokens of one pass, in hex.
 
     Parameters
@@ -72,7 +82,7 @@ def pass_key(digest: str, settings: Settings, transform: Transform) -> str:
         Of the image, see :func:`digest_of`.
     settings
         Resolved settings. Which other passes they foresee does not matter.
-    transform
+    transform, move
         Of the pass.
     """
     parts = [
@@ -81,6 +91,7 @@ def pass_key(digest: str, settings: Settings, transform: Transform) -> str:
         settings.model_dump(mode="json", exclude=set(_NOT_OF_A_PASS)),
         transform.matrix,
         transform.shift,
+        move,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -7,8 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
-from weakref import WeakKeyDictionary
+from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,17 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import RidgeClassifier
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from .errors import ModelError, SettingsMismatchError, StrokesError, never
 from .files import replacing
 from .logistic import Start, fit_logistic
 from .settings import Settings
+from .strokes import StrokeRows, Training
 from .tokens import Tokens
-from .upsample import predicted, projected_maps, rows_at
+from .tuning import DEFAULT, Choice, choose
+from .upsample import predicted, projected_maps
 
-Method = Literal["logistic", "ridge"]
 Colour = tuple[float, float, float, float]
 
 FORMAT_VERSION = 2
@@ -138,51 +137,6 @@ def check_strokes(strokes: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray
     return array.astype(np.uint16, copy=False)
 
 
-class StrokeRows:
-    """Features of the painted pixels, kept while their tokens are: a new stroke adds rows only.
-
-    Examples
-    --------
-    >>> rows = StrokeRows()
-    >>> model = PixelClassifier().fit(tokens, strokes, rows=rows)  # doctest: +SKIP
-    >>> model = PixelClassifier().fit(tokens, more, rows=rows, start=model)  # doctest: +SKIP
-    """
-
-    def __init__(self) -> None:
-        self._known: WeakKeyDictionary[
-            Tokens, tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]
-        ] = WeakKeyDictionary()
-
-    def at(self, tokens: Tokens, index: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
-        """Features at some pixels of an image; those asked for last need no computing.
-
-        Parameters
-        ----------
-        tokens
-            Of the image.
-        index
-            (n,) flat indices of the pixels, ascending.
-
-        Returns
-        -------
-        ndarray of float32
-            (n, C).
-        """
-        features = np.empty((len(index), tokens.channels), np.float32)
-        is_new = np.ones(len(index), bool)
-        if tokens in self._known:
-            known, old = self._known[tokens]
-            place = np.minimum(np.searchsorted(known, index), max(len(known) - 1, 0))
-            if len(known):
-                is_new = known[place] != index
-                features[~is_new] = old[place[~is_new]]
-        new = np.stack(np.unravel_index(index[is_new], tokens.image_shape), axis=1)
-        if len(new):
-            features[is_new] = rows_at(tokens, new)
-        self._known[tokens] = (index, features)
-        return features
-
-
 class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """What all classifiers of pixels share, whatever they learn from the rows of features.
 
@@ -224,6 +178,7 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         *,
         start: BasePixelClassifier | None = None,
         rows: StrokeRows | None = None,
+        is_cancelled: Callable[[], bool] = never,
     ) -> Self:
         """Fit to the painted pixels of one or several images.
 
@@ -241,9 +196,13 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
             that does not fit is ignored, and so is every one where there are no weights.
         rows
             Features of the pixels painted before; those painted now take their place.
+        is_cancelled
+            Asked now and then while it is chosen what to fit with, from any thread.
 
         Raises
         ------
+        Cancelled
+            Once ``is_cancelled`` says so.
         StrokesError
             If strokes do not fit their image, or fewer than two classes are painted.
         SettingsMismatchError
@@ -265,26 +224,26 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
             check_strokes(one, t.image_shape) for t, one in zip(images, drawings, strict=True)
         ]
         chosen = self._chosen_pixels(painted)
-        y = np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)])
-        labels = np.unique(y).astype(int)
+        labels = np.unique(
+            np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)])
+        ).astype(int)
         if len(labels) == 0:
             raise StrokesError("nothing is painted: paint at least a stroke of each of two classes")
         if len(labels) == 1:
             raise StrokesError(
                 f"only class {labels[0]} is painted: paint at least a stroke of one more"
             )
-        rows = rows or StrokeRows()
-        x = _together([rows.at(t, i) for t, i in zip(images, chosen, strict=True)])
+        training = Training.of(images, painted, chosen, rows or StrokeRows())
         if not isinstance(start, type(self)) or (
             start.method != self.method
             or getattr(start, "settings_", None) != images[0].settings
             or not np.array_equal(start.classes_, labels)
-            or start.n_features_in_ != x.shape[1]
+            or start.n_features_in_ != training.features.shape[1]
         ):
             start = None
-        self._fit_rows(x, y, images[0].data.shape[-1], start)
+        self._fit_rows(training, start, is_cancelled)
         self.classes_ = labels
-        self.n_features_in_ = x.shape[1]
+        self.n_features_in_ = training.features.shape[1]
         known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
         self.pixel_classes_ = tuple(known.get(k) or default_class(k) for k in labels.tolist())
         self.settings_ = images[0].settings
@@ -309,16 +268,9 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
 
     @abstractmethod
     def _fit_rows(
-        self,
-        x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.integer],
-        own: int,
-        start: Self | None,
+        self, training: Training, start: Self | None, is_cancelled: Callable[[], bool]
     ) -> None:
-        """Learn from features (n, C) and labels (n,), by choice from where another one ended.
-
-        The first ``own`` features are the tokens', the others the filters'.
-        """
+        """Learn from painted pixels, by choice from where another one ended."""
 
     @abstractmethod
     def predict(
@@ -417,12 +369,16 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         return model
 
 
+class _LinearHeader(Header):
+    choice: Choice
+
+
 class PixelClassifier(BasePixelClassifier):
     """Linear classifier on the features of pixels, in scikit-learn's conventions.
 
-    It standardises the features over the painted pixels of all images together, fits with
-    strong L2 regularisation and folds both into one weight matrix, so that prediction is a
-    matrix product on the tokens followed by their operator.
+    It standardises the features of all images together, fits with strong L2 regularisation and
+    folds both into one weight matrix, so that prediction is a matrix product on the tokens
+    followed by their operator.
 
     Parameters
     ----------
@@ -433,8 +389,9 @@ class PixelClassifier(BasePixelClassifier):
         Inverse strength of the L2 regularisation, as scikit-learn's: smaller is stronger.
         The ridge penalty is its inverse.
     emphasis
-        Factor of the tokens' standardised features where filters stand beside them, above 0:
-        the hundreds of the former would outvote the dozens of the latter.
+        Factor of the tokens' standardised features, above 0: the hundreds of them would outvote
+        the dozens of the filters. Where it or ``C`` is None, it is chosen by cross-validation
+        over the strokes, see :func:`.choose`.
     balance
         How far classes are balanced, from 0, where every painted pixel counts the same, to 1,
         where every class does: a pixel of a class of ``n`` counts ``n ** -balance``. People
@@ -454,6 +411,8 @@ class PixelClassifier(BasePixelClassifier):
     coef_ : ndarray of float32, (K, C)
         Weights on the features as they are, the standardisation folded in.
     intercept_ : ndarray of float32, (K,)
+    choice_ : Choice
+        The regularisation and the emphasis it was fitted with.
     settings_ : Settings
         The resolved settings of the tokens it was fitted on.
     pixel_classes_ : tuple of PixelClass
@@ -469,13 +428,14 @@ class PixelClassifier(BasePixelClassifier):
     methods = ("logistic", "ridge")
     coef_: npt.NDArray[np.float32]
     intercept_: npt.NDArray[np.float32]
+    choice_: Choice
 
     def __init__(
         self,
-        method: Method = "logistic",
+        method: str = "logistic",
         *,
-        C: float = 0.03,  # noqa: N803, scikit-learn's name
-        emphasis: float = 0.3,
+        C: float | None = None,  # noqa: N803, scikit-learn's name
+        emphasis: float | None = None,
         balance: float = 0.5,
         max_pixels: int = 20_000,
         max_iter: int = 1000,
@@ -490,52 +450,45 @@ class PixelClassifier(BasePixelClassifier):
         self.tol = tol
 
     def _fit_rows(
-        self,
-        x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.integer],
-        own: int,
-        start: Self | None,
+        self, training: Training, start: Self | None, is_cancelled: Callable[[], bool]
     ) -> None:
-        coef: npt.NDArray[np.floating]
-        intercept: npt.NDArray[np.floating]
-        index, shares = self._shares(y)
-        # Of tokens alone there is nothing to emphasise.
-        is_mixed = x.shape[1] > own
-        emphasis = np.where(is_mixed & (np.arange(x.shape[1]) < own), self.emphasis, 1.0)
-        if self.method == "logistic":
-            coef, intercept = fit_logistic(
-                x,
-                index,
-                shares[index],
-                C=self.C,
-                emphasis=emphasis,
-                start=None if start is None else (start.coef_, start.intercept_),
-                tol=self.tol,
-                max_iter=self.max_iter,
-            )
-        else:
-            coef, intercept = self._fit_ridge(x, index, shares, emphasis)
+        choice = DEFAULT
+        if None in (self.C, self.emphasis):
+            # What fitted the strokes before the last one fits them with it.
+            choice = start.choice_ if start else choose(training, self._fitted, is_cancelled)
+        choice = Choice(self.C or choice.C, self.emphasis or choice.emphasis)
+        first = None if start is None else (start.coef_, start.intercept_)
+        coef, intercept = self._fitted(training, choice, first)
+        self.choice_ = choice
         self.intercept_ = intercept.astype(np.float32)
         # In C order, which safetensors takes for granted.
         self.coef_ = np.ascontiguousarray(coef, np.float32)
 
-    def _fit_ridge(
-        self,
-        x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.intp],
-        shares: npt.NDArray[np.floating],
-        emphasis: npt.NDArray[np.floating],
-    ) -> Start:
-        scaler = StandardScaler()
-        estimator = RidgeClassifier(alpha=1 / self.C, class_weight=dict(enumerate(shares.tolist())))
-        estimator.fit(scaler.fit_transform(x) * emphasis, y)
+    def _fitted(self, training: Training, choice: Choice, start: Start | None = None) -> Start:
+        """Weights (K, C) and biases (K,) on the features as they are."""
+        index, shares = self._shares(training.labels)
+        scaling = training.scaling(choice.emphasis)
+        if self.method == "logistic":
+            return fit_logistic(
+                training.features,
+                index,
+                shares[index],
+                C=choice.C,
+                scaling=scaling,
+                start=start,
+                tol=self.tol,
+                max_iter=self.max_iter,
+            )
+        weights = dict(enumerate(shares.tolist()))
+        estimator = RidgeClassifier(alpha=1 / choice.C, class_weight=weights)
+        estimator.fit((training.features - scaling.mean) / scaling.scale, index)
         # Of two classes, ridge has a vector.
         coef, intercept = np.atleast_2d(estimator.coef_), estimator.intercept_
         if len(coef) == 1:
             # Two classes have one score; half to either side gives the same probabilities.
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.array([-1, 1]) * intercept / 2
-        coef = coef * emphasis / scaler.scale_
-        return coef, intercept - coef @ scaler.mean_
+        coef = coef / scaling.scale
+        return coef, intercept - coef @ scaling.mean
 
     def decision_function(self, tokens: Tokens) -> npt.NDArray[np.float32]:
         """Class scores (logits) of every pixel.
@@ -576,7 +529,7 @@ class PixelClassifier(BasePixelClassifier):
         OSError
             If the file cannot be written.
         """
-        header = Header(**self._describe())
+        header = _LinearHeader(**self._describe(), choice=self.choice_)
         arrays = {"coef": self.coef_, "intercept": self.intercept_}
         with replacing(path) as whole:
             # Not save_file, whose files only their owner may read.
@@ -598,7 +551,7 @@ class PixelClassifier(BasePixelClassifier):
                 text = (file.metadata() or {}).get(HEADER_KEY)
                 if text is None:
                     raise ModelError(f"{path} is no model of napari-hrdv2")
-                header = read_header(Header, text, path)
+                header = read_header(_LinearHeader, text, path)
                 coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
             model = cls._described(header)
         except ModelError:
@@ -610,23 +563,9 @@ class PixelClassifier(BasePixelClassifier):
             raise ModelError(f"{path} is damaged: its weights do not fit its {k} classes")
         if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
             raise ModelError(f"{path} is damaged: its weights are not finite")
-        model.coef_, model.intercept_ = coef, intercept
+        model.coef_, model.intercept_, model.choice_ = coef, intercept, header.choice
         model.n_features_in_ = coef.shape[1]
         return model
-
-
-def _together(rows: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
-    """Rows of all images below one another; the colours of grey ones are nought."""
-    width = max(one.shape[1] for one in rows)
-    if len(rows) == 1:
-        return rows[0]
-    return np.concatenate([of_width(one, width) for one in rows])
-
-
-def of_width(rows: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
-    """Rows (n, C) with as many features: colours, the last of all, are added as nought or cut."""
-    missing = max(0, width - rows.shape[1])
-    return np.pad(rows, ((0, 0), (0, missing))) if missing else rows[:, :width]
 
 
 def softmax(scores: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import groupby
@@ -25,7 +25,7 @@ from .filters import filter_grids
 from .normalise import stretch
 from .settings import Settings
 from .tokens import Grid, Tokens
-from .transforms import Lattice, Transform, token_count
+from .transforms import Lattice, Share, Transform, token_count
 from .vit import VisionTransformer
 from .weights import Progress, Weights, find, load_vit
 
@@ -188,7 +188,8 @@ class FeatureExtractor:
         keys: tuple[str, ...] = ()
         if store is not None and self._store == torch.float16:
             digest = digest or digest_of(image)
-            keys = tuple(pass_key(digest, settings, t) for t in transforms)
+            passes = zip(transforms, settings.position_moves(), strict=True)
+            keys = tuple(pass_key(digest, settings, *one) for one in passes)
         job = _Passes(self, image, transforms, is_cancelled)
         while job.done < len(transforms):
             if is_cancelled():
@@ -202,7 +203,9 @@ class FeatureExtractor:
                     store.save(keys[job.done - 1], job.last)
                 yield job.tokens()
 
-    def _forward(self, images: torch.Tensor, on_block: Callable[[], None]) -> torch.Tensor:
+    def _forward(
+        self, images: torch.Tensor, moves: Sequence[Share], on_block: Callable[[], None]
+    ) -> torch.Tensor:
         """Finite tokens (batch, ny, nx, C) of grey or RGB images in [0, 1]."""
         images = images.to(self._device)
         mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
@@ -211,7 +214,7 @@ class FeatureExtractor:
 
         def tokens_in(dtype: torch.dtype) -> torch.Tensor:
             found: torch.Tensor = self._vit(
-                images.to(dtype), self.settings.stride, on_block, blocks
+                images.to(dtype), self.settings.stride, on_block, blocks, moves
             )
             return found.to(self._store)
 
@@ -360,7 +363,8 @@ class _Passes:
         try:
             seen = self._looked_at()
             images = torch.stack([t.read(seen, boundary, size) for t in group])
-            found = extractor._forward(images, self._on_step)
+            moves = self._settings.position_moves()[self.done :][: len(group)]
+            found = extractor._forward(images, moves, self._on_step)
         except (RuntimeError, MemoryError) as error:
             if devices.is_out_of_memory(error):
                 self._batch = extractor._make_room(len(group), tokens)

@@ -29,18 +29,27 @@ Start = tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]
 
 
 class Scaling(NamedTuple):
-    """Mean and standard deviation of every feature, (C,); deviations of 0 count as 1."""
+    """Mean and standard deviation of every feature, (C,); deviations of 0 count as 1.
+
+    What hardly differs among the painted pixels may well elsewhere: on their own standard
+    deviation alone it would then weigh more than all else. So the larger one counts, of the
+    painted pixels' or of pixels anywhere.
+    """
 
     mean: Array
     scale: Array
 
     @classmethod
-    def of(cls, x: npt.NDArray[np.float32]) -> Scaling:
-        """Measure the rows of (n, C)."""
+    def of(
+        cls, x: npt.NDArray[np.float32], anywhere: npt.NDArray[np.float32] | None = None
+    ) -> Scaling:
+        """Measure painted pixels (n, C), and by choice pixels anywhere (m, C)."""
         # As it is subtracted, so that nothing is left of it.
         mean = x.mean(0, dtype=np.float64).astype(np.float32).astype(np.float64)
         square = np.einsum("ij,ij->j", x, x, dtype=np.float64) / len(x)
         scale = np.sqrt(np.maximum(square - mean**2, 0))
+        if anywhere is not None:
+            scale = np.maximum(scale, anywhere.std(0, dtype=np.float64))
         # What rounding leaves of a constant feature is no deviation.
         constant = scale <= 1e-7 * np.abs(mean)
         return cls(mean, np.where(constant, 1.0, scale))
@@ -57,7 +66,7 @@ def fit_logistic(
     weights: npt.NDArray[np.floating],
     *,
     C: float,  # noqa: N803, scikit-learn's name
-    emphasis: npt.NDArray[np.floating] | float = 1.0,
+    scaling: Scaling | None = None,
     start: Start | None = None,
     tol: float = 1e-5,
     max_iter: int = 1000,
@@ -77,9 +86,8 @@ def fit_logistic(
         (n,) weight of every row.
     C
         Inverse strength of the penalty.
-    emphasis
-        (C,) factors of the standardised features, above 0: what is emphasised, the penalty
-        spares.
+    scaling
+        What standardises the features; by default their own mean and deviation.
     start
         (K, C) weights and (K,) biases, on the features as they are, from which to start.
     tol
@@ -95,7 +103,7 @@ def fit_logistic(
     # Products as small as these gain nothing from a second thread, and wait for it long while
     # the backbone has all cores.
     with _threads().limit(limits=1, user_api="blas"):
-        return _fit(_Problem(x, y, weights, C, emphasis), start, tol, max_iter)
+        return _fit(_Problem(x, y, weights, C, scaling or Scaling.of(x)), start, tol, max_iter)
 
 
 def _fit(problem: _Problem, start: Start | None, tol: float, max_iter: int) -> tuple[Array, Array]:
@@ -121,15 +129,14 @@ class _Problem:
         y: npt.NDArray[np.integer],
         weights: npt.NDArray[np.floating],
         C: float,  # noqa: N803
-        emphasis: npt.NDArray[np.floating] | float,
+        scaling: Scaling,
     ) -> None:
         self.y = y
         self.weights = (C * weights).astype(np.float32)
         self.classes = int(y.max()) + 1
         # Half the difference of two scores squared twice is half of what one score pays.
         self.penalty = 2.0 if self.classes == 2 else 1.0
-        mean, scale = Scaling.of(x)
-        self.scaling = Scaling(mean, scale / emphasis)
+        self.scaling = scaling
         self.x = x - self.scaling.mean.astype(np.float32)
         self.x /= self.scaling.scale.astype(np.float32)
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from .classifier import BasePixelClassifier, PixelClassifier
 from .errors import HRDv2Error
 from .trees import TreesClassifier
+from .tuning import Choice
 
 _ZIP = b"PK\x03\x04"
 
@@ -65,15 +66,25 @@ def find_method(name: str) -> MethodInfo:
     return METHODS[name]
 
 
-def make_classifier(method: str) -> BasePixelClassifier:
+def make_classifier(method: str, choice: Choice | None = None) -> BasePixelClassifier:
     """A classifier, not fitted, with the defaults of its method.
+
+    Parameters
+    ----------
+    method
+        One of :data:`METHODS`.
+    choice
+        What a linear one is fitted with; by default it chooses itself, which takes seconds.
 
     Raises
     ------
     HRDv2Error
         If there is no such method.
     """
-    return find_method(method).kind(method)
+    kind = find_method(method).kind
+    if choice is not None and issubclass(kind, PixelClassifier):
+        return kind(method, **choice._asdict())
+    return kind(method)
 
 
 def load_classifier(path: str | os.PathLike[str]) -> BasePixelClassifier:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .transforms import Boundary, Pattern, Transform, pass_transforms
+from .transforms import Boundary, Pattern, Share, Transform, pass_transforms, spread
 from .upsample import Kernel
 
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -81,6 +81,12 @@ class Settings(BaseModel):
     rotations: bool = Field(
         False, description="Whether images rotated by 90, 180, 270 degrees are among the passes."
     )
+    move_positions: bool = Field(
+        True,
+        description="Whether the passes after the first take the image's parts to lie elsewhere, "
+        "each by another share of the image, so that features tell less of where a pixel lies; "
+        "the paper's do not.",
+    )
     boundary: Boundary = Field(
         "reflect", description="How the image goes on beyond its edges; 'periodic' is the paper's."
     )
@@ -138,6 +144,10 @@ class Settings(BaseModel):
             flips=self.flips,
             rotations=self.rotations,
         )
+
+    def position_moves(self) -> tuple[Share, ...]:
+        """For each pass, the share of the token grid by which its positions are moved."""
+        return spread(self.passes) if self.move_positions else ((0.0, 0.0),) * self.passes
 
     def differences(self, other: Settings) -> dict[str, tuple[object, object]]:
         """Fields that differ, each with its value here and in ``other``."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Boundary = Literal["reflect", "periodic"]
 Pattern = Literal["lattice", "von_neumann", "moore"]
 Matrix = tuple[tuple[int, int], tuple[int, int]]
+Share = tuple[float, float]
 
 _IDENTITY: Matrix = ((1, 0), (0, 1))
 
@@ -226,6 +227,31 @@ def token_count(n: int, patch: int, stride: int) -> int:
     return max(0, -(-(n - patch) // stride)) + 1
 
 
+def spread(count: int) -> tuple[Share, ...]:
+    """Points that fill the unit square evenly, each in the largest hole the ones before left.
+
+    The first is (0, 0), the second (1/2, 1/2). However many there are, the next ones do not
+    move them; every 4 ** n first ones are a regular grid.
+
+    Returns
+    -------
+    tuple of (float, float)
+        (y, x) in [0, 1).
+    """
+    points = []
+    for k in range(count):
+        # Morton order, the lowest bits first, visits each quadrant before it refines any.
+        y = x = 0.0
+        half = 0.5
+        while k:
+            diagonal, row = k & 1, (k >> 1) & 1
+            y += half * (diagonal ^ row)
+            x += half * diagonal
+            k, half = k >> 2, half / 2
+        points.append((y, x))
+    return tuple(points)
+
+
 def lattice_shifts(stride: int, count: int) -> list[tuple[int, int]]:
     """Shifts that fill the token lattice evenly, coarse to fine.
 
@@ -245,23 +271,17 @@ def lattice_shifts(stride: int, count: int) -> list[tuple[int, int]]:
     list of (int, int)
         (dy, dx) in pixels.
     """
-    shifts: list[tuple[int, int]] = []
-    side = 1
-    while len(shifts) < min(count, stride**2):
-        # Morton order of a side x side grid visits each quadrant before it refines any.
-        bits = side.bit_length() - 1
-        for k in range(side * side):
-            y = x = 0
-            for bit in range(bits):
-                diagonal, row = (k >> (2 * bit)) & 1, (k >> (2 * bit + 1)) & 1
-                y |= (diagonal ^ row) << (bits - 1 - bit)
-                x |= diagonal << (bits - 1 - bit)
-            dy, dx = (round(v * stride / side) for v in (y, x))
-            shift = (_centred(dy, stride), _centred(dx, stride))
-            if shift not in shifts:
-                shifts.append(shift)
-        side *= 2
-    return shifts[:count]
+    wanted = min(count, stride**2)
+    shifts: dict[tuple[int, int], None] = {}
+    points = wanted
+    while len(shifts) < wanted:
+        # Rounded to pixels, several may be one.
+        shifts = dict.fromkeys(
+            (_centred(round(y * stride), stride), _centred(round(x * stride), stride))
+            for y, x in spread(points)
+        )
+        points *= 4
+    return list(shifts)[:wanted]
 
 
 def _centred(shift: int, stride: int) -> int:

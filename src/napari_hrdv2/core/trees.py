@@ -21,9 +21,10 @@ import sklearn
 from pydantic import ValidationError
 from threadpoolctl import threadpool_limits
 
-from .classifier import HEADER_KEY, BasePixelClassifier, Header, of_width, read_header
+from .classifier import HEADER_KEY, BasePixelClassifier, Header, read_header
 from .errors import ModelError, ModelWarning, go_on, never
 from .files import replacing
+from .strokes import Training, fitting
 from .tokens import Tokens
 from .upsample import rows_at
 
@@ -74,8 +75,12 @@ class TreesClassifier(BasePixelClassifier):
     ----------
     estimator_
         scikit-learn's estimator; its classes are indices of ``classes_``.
-    classes_, settings_, pixel_classes_
-        As :class:`.BasePixelClassifier`'s.
+    classes_ : ndarray of int, (K,)
+        Labels, ascending.
+    settings_ : Settings
+        The resolved settings of the tokens it was fitted on.
+    pixel_classes_ : tuple of PixelClass
+        The classes with names and colours, in the order of ``classes_``.
 
     Examples
     --------
@@ -103,15 +108,11 @@ class TreesClassifier(BasePixelClassifier):
         self.max_pixels = max_pixels
 
     def _fit_rows(
-        self,
-        x: npt.NDArray[np.float32],
-        y: npt.NDArray[np.integer],
-        own: int,
-        start: Self | None,
+        self, training: Training, start: Self | None, is_cancelled: Callable[[], bool]
     ) -> None:
         from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
-        index, shares = self._shares(y)
+        index, shares = self._shares(training.labels)
         trees = self.trees or _TREES[self.method]
         if self.method == "forest":
             estimator = RandomForestClassifier(
@@ -133,7 +134,7 @@ class TreesClassifier(BasePixelClassifier):
         # OpenMP's threads of boosting wait for each other more than they work: nine times slower
         # was measured where others use the machine too.
         with threadpool_limits(1, "openmp"):
-            estimator.fit(x, index, sample_weight=shares[index])
+            estimator.fit(training.features, index, sample_weight=shares[index])
         self.estimator_ = estimator
 
     def predict(
@@ -164,7 +165,7 @@ class TreesClassifier(BasePixelClassifier):
                 go_on(is_cancelled)
                 index = np.arange(first, min(first + BLOCK, height * width))
                 x = rows_at(tokens, np.stack(np.divmod(index, width), axis=1))
-                x = of_width(x, self.n_features_in_)
+                x = fitting(x, self.n_features_in_)
                 # scikit-learn checks its input with filters of warnings of its own, which are
                 # the whole process's; threads would leave each other's behind.
                 with warnings.catch_warnings():
@@ -277,7 +278,7 @@ class TreesClassifier(BasePixelClassifier):
 
 
 def _alone() -> None:
-    """Have this thread, and no other, start none for OpenMP: they would wait for each other."""
+    """Have this thread, and no other, start no further ones."""
     threadpool_limits(1, "openmp")
 
 

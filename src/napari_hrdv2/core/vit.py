@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -266,7 +266,9 @@ class VisionTransformer(nn.Module):
         """Number of blocks."""
         return len(self.blocks)
 
-    def _embed(self, images: Tensor, stride: int) -> tuple[Tensor, int, int]:
+    def _embed(
+        self, images: Tensor, stride: int, moves: Sequence[tuple[float, float]] = ()
+    ) -> tuple[Tensor, int, int]:
         """Tokens that enter the first block, class token and its like first; the token grid."""
         proj = self.patch_embed.proj
         x = F.conv2d(images, proj.weight, proj.bias, stride=stride)
@@ -275,7 +277,12 @@ class VisionTransformer(nn.Module):
         side, own = self._positions()
         # On the CPU: not every device resamples, and so all of them agree.
         pos = self.pos_embed.float().cpu()
-        x = x + self._resampled(pos[:, own:], side, ny, nx).to(x)
+        grid = self._resampled(pos[:, own:], side, ny, nx)
+        if moves:
+            square = grid.reshape(ny, nx, -1)
+            by = [(-int(y * ny), -int(x * nx)) for y, x in moves]
+            grid = torch.stack([square.roll(one, (0, 1)).flatten(0, 1) for one in by])
+        x = x + grid.to(x)
         start = torch.cat(self._prefix(), 1)
         start = start + F.pad(pos[:, :own], (0, 0, 0, start.shape[1] - own)).to(start)
         return torch.cat([start.expand(len(x), -1, -1), x], 1), ny, nx
@@ -299,6 +306,7 @@ class VisionTransformer(nn.Module):
         stride: int | None = None,
         on_block: Callable[[], None] | None = None,
         blocks: int | None = None,
+        moves: Sequence[tuple[float, float]] = (),
     ) -> Tensor:
         """Patch tokens after the last norm.
 
@@ -313,13 +321,19 @@ class VisionTransformer(nn.Module):
             Called before every block; what it raises ends the pass.
         blocks
             How many blocks the tokens go through before the norm, by default all.
+        moves
+            For each image, the share of the token grid, (y, x) in [0, 1), by which its content
+            stands elsewhere for the position embeddings, around the edges. But for them a
+            transformer does not know its tokens' order: with strides of whole patches these
+            are the tokens of the image rolled by as many whole patches, rolled back. By
+            default nothing is moved.
 
         Returns
         -------
         Tensor
             (batch, ny, nx, dim).
         """
-        x, ny, nx = self._embed(images, stride or self.patch)
+        x, ny, nx = self._embed(images, stride or self.patch, moves)
         for block in self.blocks[:blocks]:
             if on_block is not None:
                 on_block()

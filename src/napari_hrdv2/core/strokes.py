@@ -1,0 +1,173 @@
+"""Painted pixels with their features: what classifiers learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+from skimage.measure import label as connected
+
+from .logistic import Scaling
+from .tokens import Tokens
+from .upsample import rows_at
+
+# Pixels along an axis at which an image's features are looked at, painted or not.
+_ANYWHERE = 32
+
+
+class StrokeRows:
+    """Features of the painted pixels, kept while their tokens are: a new stroke adds rows only.
+
+    Examples
+    --------
+    >>> rows = StrokeRows()
+    >>> model = PixelClassifier().fit(tokens, strokes, rows=rows)  # doctest: +SKIP
+    >>> model = PixelClassifier().fit(tokens, more, rows=rows, start=model)  # doctest: +SKIP
+    """
+
+    def __init__(self) -> None:
+        self._known: WeakKeyDictionary[
+            Tokens, tuple[npt.NDArray[np.intp], npt.NDArray[np.float32]]
+        ] = WeakKeyDictionary()
+        self._anywhere: WeakKeyDictionary[Tokens, npt.NDArray[np.float32]] = WeakKeyDictionary()
+
+    def at(self, tokens: Tokens, index: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
+        """Features at some pixels of an image; those asked for last need no computing.
+
+        Parameters
+        ----------
+        tokens
+            Of the image.
+        index
+            (n,) flat indices of the pixels, ascending.
+
+        Returns
+        -------
+        ndarray of float32
+            (n, C).
+        """
+        features = np.empty((len(index), tokens.channels), np.float32)
+        is_new = np.ones(len(index), bool)
+        if tokens in self._known:
+            known, old = self._known[tokens]
+            place = np.minimum(np.searchsorted(known, index), max(len(known) - 1, 0))
+            if len(known):
+                is_new = known[place] != index
+                features[~is_new] = old[place[~is_new]]
+        new = np.stack(np.unravel_index(index[is_new], tokens.image_shape), axis=1)
+        if len(new):
+            features[is_new] = rows_at(tokens, new)
+        self._known[tokens] = (index, features)
+        return features
+
+    def anywhere(self, tokens: Tokens) -> npt.NDArray[np.float32]:
+        """Features of pixels spread evenly over an image, painted or not.
+
+        Returns
+        -------
+        ndarray of float32
+            (m, C), m about a thousand.
+        """
+        if tokens not in self._anywhere:
+            y, x = (
+                np.linspace(0, n - 1, min(n, _ANYWHERE)).astype(np.intp) for n in tokens.image_shape
+            )
+            pixels = np.stack(np.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2)
+            self._anywhere[tokens] = rows_at(tokens, pixels)
+        return self._anywhere[tokens]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What a classifier learns from: painted pixels of one or several images.
+
+    Attributes
+    ----------
+    features
+        (n, C) of float32.
+    labels
+        (n,) of integers from 1.
+    strokes
+        (n,) of integers: pixels of one connected piece of paint have one number.
+    anywhere
+        (m, C) of float32, features of pixels spread evenly over the images.
+    own
+        How many of the C features are the tokens'; filters' follow.
+    """
+
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.integer]
+    strokes: npt.NDArray[np.integer]
+    anywhere: npt.NDArray[np.float32]
+    own: int
+
+    @classmethod
+    def of(
+        cls,
+        images: Sequence[Tokens],
+        painted: Sequence[npt.NDArray[np.integer]],
+        chosen: Sequence[npt.NDArray[np.intp]],
+        rows: StrokeRows,
+    ) -> Training:
+        """Gather the painted pixels of images.
+
+        Parameters
+        ----------
+        images
+            Their tokens.
+        painted
+            For each (h, w) of labels, 0 where not painted.
+        chosen
+            For each (n,) flat indices of the pixels to learn from, ascending.
+        rows
+            Where their features are found and kept.
+        """
+        strokes, count = [], 0
+        for drawn, index in zip(painted, chosen, strict=True):
+            pieces, found = connected(drawn, return_num=True)
+            strokes.append(pieces.ravel()[index] + count)
+            count += found
+        return cls(
+            _together([rows.at(t, index) for t, index in zip(images, chosen, strict=True)]),
+            np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)]),
+            np.concatenate(strokes),
+            _together([rows.anywhere(t) for t in images]),
+            images[0].data.shape[-1],
+        )
+
+    def __getitem__(self, pixels: npt.NDArray[np.intp]) -> Training:
+        """Some of the painted pixels only."""
+        return Training(
+            self.features[pixels],
+            self.labels[pixels],
+            self.strokes[pixels],
+            self.anywhere,
+            self.own,
+        )
+
+    @cached_property
+    def _scaling(self) -> Scaling:
+        return Scaling.of(self.features, self.anywhere)
+
+    def scaling(self, emphasis: float) -> Scaling:
+        """What standardises the features, the tokens' times a factor."""
+        mean, scale = self._scaling
+        factors = np.where(np.arange(len(scale)) < self.own, emphasis, 1.0)
+        return Scaling(mean, scale / factors)
+
+
+def fitting(rows: npt.NDArray[np.float32], width: int) -> npt.NDArray[np.float32]:
+    """Rows of so many features: colours of grey images are nought, those unheard of left out."""
+    return np.pad(rows[:, :width], ((0, 0), (0, max(0, width - rows.shape[1]))))
+
+
+def _together(rows: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+    """Rows of all images below one another, as wide as the widest."""
+    if len(rows) == 1:
+        return rows[0]
+    width = max(one.shape[1] for one in rows)
+    return np.concatenate([fitting(one, width) for one in rows])
