@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zipfile
 
 import numpy as np
@@ -124,6 +125,30 @@ def test_blocks_make_no_difference_and_are_no_larger(model, tokens, monkeypatch,
     monkeypatch.setattr(trees, "_CHUNK", 100)
     np.testing.assert_array_equal(model.predict_proba(tokens), whole)
     assert (max(asked), sum(asked)) == (block, SHAPE[0] * SHAPE[1])
+
+
+@pytest.mark.parametrize("is_first_grey", [True, False])
+def test_grey_and_colour_images_share_a_model(make_extractor, is_first_grey):
+    extractor = make_extractor(passes=1, filters=True)
+    grey = np.repeat(image_of()[..., None], 3, 2)
+    colour = grey * (1, 0.5, 0.2)
+    images = [extractor.extract(one) for one in (grey, colour)]
+    assert images[0].channels < images[1].channels
+    trained, other = images if is_first_grey else images[::-1]
+    for kind in KINDS:
+        model = TreesClassifier(kind, trees=7).fit(trained, strokes_of())
+        labels = model.predict(other)
+        assert labels.shape == SHAPE
+        assert (labels == strokes_of())[strokes_of() > 0].mean() > 0.6
+
+
+def test_threads_leave_no_filters_of_warnings_behind(model, tokens, monkeypatch):
+    monkeypatch.setattr(trees, "_CHUNK", 20)
+    monkeypatch.setattr(trees.joblib, "cpu_count", lambda: 8)
+    before = list(warnings.filters)
+    whole = model.predict_proba(tokens)
+    assert list(warnings.filters) == before
+    np.testing.assert_array_equal(model.predict_proba(tokens), whole)
 
 
 def test_gives_up_between_blocks(model, tokens, monkeypatch):

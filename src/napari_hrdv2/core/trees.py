@@ -132,11 +132,10 @@ class TreesClassifier(BasePixelClassifier):
                 random_state=0,
             )
         # OpenMP's threads of boosting wait for each other more than they work: nine times slower
-        # where others use the machine, little faster where they do not.
+        # was measured where others use the machine too.
         with threadpool_limits(1, "openmp"):
             estimator.fit(training.features, index, sample_weight=shares[index])
-        # Its threads would add up the trees' votes in whatever order they end, and so break ties.
-        self.estimator_ = estimator.set_params(n_jobs=1) if self.method == "forest" else estimator
+        self.estimator_ = estimator
 
     def predict(
         self, tokens: Tokens, is_cancelled: Callable[[], bool] = never
@@ -160,15 +159,29 @@ class TreesClassifier(BasePixelClassifier):
     ) -> Iterator[npt.NDArray[np.float32]]:
         """Probabilities (n, K) of block after block of the image's pixels."""
         height, width = tokens.image_shape
+        vote = self._vote if self.method == "forest" else self.estimator_.predict_proba
         with ThreadPoolExecutor(joblib.cpu_count(), initializer=_alone) as pool:
             for first in range(0, height * width, BLOCK):
                 go_on(is_cancelled)
                 index = np.arange(first, min(first + BLOCK, height * width))
                 x = rows_at(tokens, np.stack(np.divmod(index, width), axis=1))
                 x = fitting(x, self.n_features_in_)
-                parts = [x[i : i + _CHUNK] for i in range(0, len(x), _CHUNK)]
-                found = list(pool.map(self.estimator_.predict_proba, parts))
+                # scikit-learn checks its input with filters of warnings of its own, which are
+                # the whole process's; threads would leave each other's behind.
+                with warnings.catch_warnings():
+                    parts = (x[i : i + _CHUNK] for i in range(0, len(x), _CHUNK))
+                    found = list(pool.map(vote, parts))
                 yield np.concatenate(found, dtype=np.float32)
+
+    def _vote(self, x: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """The forest's probabilities (n, K), the same every time and in any thread.
+
+        The forest's own method adds up its trees in whatever order its threads end, and warns
+        now and then where several threads call it.
+        """
+        trees = self.estimator_.estimators_
+        found: npt.NDArray[np.float64] = sum(tree.tree_.predict(x) for tree in trees) / len(trees)
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model as skops with a JSON header in the same archive, at once or not at all.
