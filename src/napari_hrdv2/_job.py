@@ -20,6 +20,7 @@ from .core.methods import make_classifier
 from .core.refine import Refinement
 from .core.settings import Settings
 from .core.strokes import StrokeRows
+from .core.threads import single_thread
 from .core.tokens import Tokens
 from .core.tuning import Choice
 
@@ -215,18 +216,21 @@ class Segmenting(_Cancellable):
         strokes = check_painted(self.strokes, self.tokens.image_shape, self.classes)
         classifier = self.classifier
         if strokes is not None and not self.is_learnt:
-            classifier = make_classifier(self.method, self.choice).fit(
-                self.tokens, strokes, self.classes, start=classifier, rows=self.rows
-            )
+            with single_thread():
+                classifier = make_classifier(self.method, self.choice).fit(
+                    self.tokens, strokes, self.classes, start=classifier, rows=self.rows
+                )
         if classifier is None:
             raise StrokesError(NOTHING_PAINTED)
         yield None
         if self.region is not None and self.tokens.settings.boundary != "periodic":
-            there = classifier.predict(self.tokens.crop(self.region), self._cancelled.is_set)
+            with single_thread():
+                there = classifier.predict(self.tokens.crop(self.region), self._cancelled.is_set)
             yield Part(self.generation, self.region, there)
-        refined = self.refinement.predict(
-            classifier, self.tokens, self.image, self.classes, self._cancelled.is_set
-        )
+        with single_thread():
+            refined = self.refinement.predict(
+                classifier, self.tokens, self.image, self.classes, self._cancelled.is_set
+            )
         return Result(
             labels=refined.labels,
             learnt=None if strokes is None else Learnt(self.tokens, strokes, self.method),

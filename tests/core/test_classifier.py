@@ -202,9 +202,12 @@ def test_balanced_classes_do_not_hang_on_how_much_is_painted(tokens):
     """Painting each pixel of one class in both images counts no more than in one."""
     strokes = strokes_of(2)
     only = np.where(strokes == 2, strokes, 0)
-    once = PixelClassifier(balance=1).fit([tokens, tokens], [strokes, np.zeros_like(strokes)])
-    twice = PixelClassifier(balance=1).fit([tokens, tokens], [strokes, only])
-    unfair = PixelClassifier(balance=0).fit([tokens, tokens], [strokes, only])
+    fixed = DEFAULT._asdict()
+    once = PixelClassifier(balance=1, **fixed).fit(
+        [tokens, tokens], [strokes, np.zeros_like(strokes)]
+    )
+    twice = PixelClassifier(balance=1, **fixed).fit([tokens, tokens], [strokes, only])
+    unfair = PixelClassifier(balance=0, **fixed).fit([tokens, tokens], [strokes, only])
     at = strokes == 2
     gain = (twice.predict_proba(tokens)[at, 0] - once.predict_proba(tokens)[at, 0]).mean()
     unfair_gain = (unfair.predict_proba(tokens)[at, 0] - once.predict_proba(tokens)[at, 0]).mean()

@@ -10,14 +10,14 @@ and that decides when to stop.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
 from scipy.optimize import minimize
-from threadpoolctl import ThreadpoolController
+
+from .threads import single_thread
 
 # The Hessian of two thousand rows, evenly taken, preconditions as well as that of all.
 _HESSIAN_ROWS = 2048
@@ -53,11 +53,6 @@ class Scaling(NamedTuple):
         # What rounding leaves of a constant feature is no deviation.
         constant = scale <= 1e-7 * np.abs(mean)
         return cls(mean, np.where(constant, 1.0, scale))
-
-
-@cache
-def _threads() -> ThreadpoolController:
-    return ThreadpoolController()
 
 
 def fit_logistic(
@@ -100,9 +95,7 @@ def fit_logistic(
     ndarray, ndarray of float64
         (K, C) weights and (K,) biases on the features as they are.
     """
-    # Products as small as these gain nothing from a second thread, and wait for it long while
-    # the backbone has all cores.
-    with _threads().limit(limits=1, user_api="blas"):
+    with single_thread():
         return _fit(_Problem(x, y, weights, C, scaling or Scaling.of(x)), start, tol, max_iter)
 
 
