@@ -229,6 +229,7 @@ def test_an_image_smaller_than_a_patch_is_segmented(tmp_path: Path, tiny_weights
         (["segment", "a.png", "a_strokes.tif", "-o", "o.png"], "ending .tif"),
         (["segment", "a.png", "a_strokes.tif", "-o", "a_strokes.tif"], "one of the inputs"),
         (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--stride", "15"], "stride"),
+        (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--scale", "99"], "scale"),
         (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--passes", "0"], "passes"),
         (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--device", "abacus"], "no device"),
         (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--model", "hal"], "hal"),

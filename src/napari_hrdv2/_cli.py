@@ -58,6 +58,22 @@ Stride = Annotated[
         show_default=False,
     ),
 ]
+Scale = Annotated[
+    float | None,
+    typer.Option(
+        help="How many times the image is enlarged for the backbone: 14 / the size in pixels of "
+        "the finest structures that matter. By default 1.",
+        show_default=False,
+    ),
+]
+Filters = Annotated[
+    bool | None,
+    typer.Option(
+        "--filters/--no-filters",
+        help="Hand-made filters at full resolution beside the backbone's tokens. By default on.",
+        show_default=False,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 WeightsFile = Annotated[
     Path | None,
@@ -111,6 +127,8 @@ def segment(
     model: Model = "auto",
     passes: Passes = None,
     stride: Stride = None,
+    scale: Scale = None,
+    filters: Filters = None,
     device: Device = "auto",
     weights: WeightsFile = None,
     classifier: Classifier = "logistic",
@@ -130,7 +148,15 @@ def segment(
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     pixels, painted = read_image(image), read_labels(strokes)
     check_strokes(painted, (pixels.shape[0], pixels.shape[1]))
-    extractor = _extractor(device, weights, model=model, passes=passes, stride=stride)
+    extractor = _extractor(
+        device,
+        weights,
+        model=model,
+        passes=passes,
+        stride=stride,
+        scale=scale,
+        filters=filters,
+    )
     tokens = _extract(extractor, pixels, image.name)
     learner.fit(tokens, painted)
     write_labels(output, refinement.predict(learner, tokens, pixels).labels)
@@ -158,6 +184,8 @@ def train(
     model: Model = "auto",
     passes: Passes = None,
     stride: Stride = None,
+    scale: Scale = None,
+    filters: Filters = None,
     device: Device = "auto",
     weights: WeightsFile = None,
     classifier: Classifier = "logistic",
@@ -179,7 +207,15 @@ def train(
     pairs = [(read_image(a), read_labels(b)) for a, b in zip(image, strokes, strict=True)]
     for pixels, painted in pairs:
         check_strokes(painted, (pixels.shape[0], pixels.shape[1]))
-    extractor = _extractor(device, weights, model=model, passes=passes, stride=stride)
+    extractor = _extractor(
+        device,
+        weights,
+        model=model,
+        passes=passes,
+        stride=stride,
+        scale=scale,
+        filters=filters,
+    )
     tokens = [
         _extract(extractor, pixels, path.name)
         for (pixels, _), path in zip(pairs, image, strict=True)
@@ -250,6 +286,8 @@ def demo(
     model: Model = "auto",
     passes: Passes = None,
     stride: Stride = None,
+    scale: Scale = None,
+    filters: Filters = None,
     device: Device = "auto",
     weights: WeightsFile = None,
 ) -> None:
@@ -267,7 +305,15 @@ def demo(
     from .core.files import replacing
 
     image, strokes = sample_image(), sample_strokes()
-    extractor = _extractor(device, weights, model=model, passes=passes, stride=stride)
+    extractor = _extractor(
+        device,
+        weights,
+        model=model,
+        passes=passes,
+        stride=stride,
+        scale=scale,
+        filters=filters,
+    )
     tokens = _extract(extractor, image, "glands")
     classifier = PixelClassifier().fit(tokens, strokes, CLASSES)
     probabilities = classifier.predict_proba(tokens)

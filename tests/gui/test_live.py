@@ -21,6 +21,7 @@ from napari_hrdv2._widgets.segment import SegmentWidget
 from napari_hrdv2.core.cache import TokenStore
 from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.extraction import FeatureExtractor
+from napari_hrdv2.core.tuning import CHOICES, DEFAULT
 from napari_hrdv2.core.weights import Weights
 
 from .test_panel import add_job, halves, two_strokes
@@ -313,6 +314,36 @@ def test_preferences_are_taken_over(
     assert isinstance(tiny_panel.session.store, TokenStore)
     assert tmp_path / "mine" in tiny_panel.session.store.folder.parents
     assert tiny_panel.session.device == "cpu", "chosen in the panel, and not changed there"
+
+
+def test_what_to_fit_with_is_chosen_while_nobody_paints(
+    viewer: Any, tiny_panel: Any, finished: Any, monkeypatch: Any, qtbot: QtBot
+) -> None:
+    other = CHOICES[1]
+    monkeypatch.setattr("napari_hrdv2.core.classifier.choose", lambda *_: other)
+    add_job(viewer)
+    finished(tiny_panel)
+    session = tiny_panel.session
+    assert session.classifier.choice_ == DEFAULT
+    qtbot.waitUntil(lambda: session.classifier.choice_ == other, timeout=10_000)
+    finished(tiny_panel)
+    assert not tiny_panel.loop.tuner.is_busy
+
+
+def test_finer_structures_and_filters_are_settings(viewer: Any, tiny_panel: Any) -> None:
+    advanced, session = tiny_panel.advanced, tiny_panel.session
+    assert advanced.structures.value() == 14
+    advanced.structures.setValue(7)
+    assert session.settings.scale == 2
+    advanced.passes.setValue(3)
+    assert session.settings.scale == 2
+    assert session.settings.filters
+    advanced.filters.click()
+    assert not session.settings.filters
+    session.configure(scale=1 / 3, filters=True)
+    assert (advanced.structures.value(), advanced.filters.isChecked()) == (42, True)
+    advanced.passes.setValue(4)
+    assert session.settings.scale == 1 / 3
 
 
 def test_the_window_answers_while_features_and_strokes_come(

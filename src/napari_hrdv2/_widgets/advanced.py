@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
+    QCheckBox,
     QComboBox,
+    QDoubleSpinBox,
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
@@ -24,6 +26,8 @@ from ..core.settings import Settings
 from ..core.weights import REGISTRY
 
 _AUTOMATIC = "auto"
+# Size in pixels of the patches of all but a user's own backbone.
+_PATCH = 14
 
 
 class AdvancedSettings(QWidget):
@@ -85,6 +89,20 @@ class AdvancedSettings(QWidget):
             "Distance of neighbouring tokens. Smaller is sharper; time grows with the square of "
             "1 / stride, or faster."
         )
+        self.structures = QDoubleSpinBox()
+        self.structures.setRange(2, 100)
+        self.structures.setDecimals(1)
+        self.structures.setSuffix(" px")
+        self.structures.setToolTip(
+            "Size of the finest structures that matter, in pixels. Where it is less than the "
+            "backbone's patches, of 14 px as a rule, the image is enlarged for it, where it is "
+            "more, shrunk. Half the size takes four times as long."
+        )
+        self.filters = QCheckBox("beside the backbone's features")
+        self.filters.setToolTip(
+            "Intensity, edges, blobs and texture at full resolution: sharper borders, small "
+            "things, and little time"
+        )
         self.device = QComboBox()
         self.device.addItem("fastest", _AUTOMATIC)
         self.device.addItem("CPU", "cpu")
@@ -126,6 +144,8 @@ class AdvancedSettings(QWidget):
         layout.addRow("Weights", file_row)
         layout.addRow("Passes", self.passes)
         layout.addRow("Stride", self.stride)
+        layout.addRow("Structures", self.structures)
+        layout.addRow("Filters", self.filters)
         layout.addRow("Device", self.device)
         layout.addRow("Classifier", self.method)
         layout.addRow("Features", cache_row)
@@ -143,6 +163,9 @@ class AdvancedSettings(QWidget):
         self.method.activated.connect(self._use_method)
         self.passes.valueChanged.connect(self._apply)
         self.stride.valueChanged.connect(self._apply)
+        self.structures.valueChanged.connect(self._apply)
+        # Not toggled, which showing the session sets off too.
+        self.filters.clicked.connect(self._apply)
         self.browse.clicked.connect(self._browse)
         self.clear.clicked.connect(self._clear)
 
@@ -160,7 +183,7 @@ class AdvancedSettings(QWidget):
     def refresh(self) -> None:
         """Show the session as it is now."""
         settings = self._session.settings
-        blockers = [QSignalBlocker(box) for box in (self.passes, self.stride)]
+        blockers = [QSignalBlocker(box) for box in (self.passes, self.stride, self.structures)]
         index = self.model.findData(settings.model)
         if index < 0:
             self.model.addItem(settings.model, settings.model)
@@ -170,6 +193,8 @@ class AdvancedSettings(QWidget):
         self.weights.setText(self._session.weights or "")
         self.passes.setValue(settings.passes)
         self.stride.setValue(settings.stride or 0)
+        self.structures.setValue((settings.patch or _PATCH) / settings.scale)
+        self.filters.setChecked(settings.filters)
         self.device.setCurrentIndex(max(0, self.device.findData(self._session.device)))
         self.method.setCurrentIndex(self.method.findData(self._session.method))
         for blocker in blockers:
@@ -181,6 +206,8 @@ class AdvancedSettings(QWidget):
                 model=self.model.currentData(),
                 passes=self.passes.value(),
                 stride=self.stride.value() or None,
+                scale=self._scale(),
+                filters=self.filters.isChecked(),
                 device=self.device.currentData(),
             )
         except HRDv2Error as error:
@@ -189,6 +216,15 @@ class AdvancedSettings(QWidget):
 
     def _use_method(self) -> None:
         self._session.use_method(self.method.currentData())
+
+    def _scale(self) -> float:
+        """At which the finest structures are as large as a patch."""
+        settings, size = self._session.settings, self.structures.value()
+        patch = settings.patch or _PATCH
+        # What is shown is rounded: who leaves it alone changes nothing.
+        if size == round(patch / settings.scale, self.structures.decimals()):
+            return settings.scale
+        return patch / size
 
     def _browse(self) -> None:
         path, _ = QFileDialog.getOpenFileName(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from weakref import WeakKeyDictionary
@@ -91,19 +91,19 @@ class Training:
         (n, C) of float32.
     labels
         (n,) of integers from 1.
-    strokes
-        (n,) of integers: pixels of one connected piece of paint have one number.
     anywhere
         (m, C) of float32, features of pixels spread evenly over the images.
     own
         How many of the C features are the tokens'; filters' follow.
+    number
+        Finds :attr:`strokes`, which few ask for.
     """
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.integer]
-    strokes: npt.NDArray[np.integer]
     anywhere: npt.NDArray[np.float32]
     own: int
+    number: Callable[[], npt.NDArray[np.integer]]
 
     @classmethod
     def of(
@@ -126,17 +126,21 @@ class Training:
         rows
             Where their features are found and kept.
         """
-        strokes, count = [], 0
-        for drawn, index in zip(painted, chosen, strict=True):
-            pieces, found = connected(drawn, return_num=True)
-            strokes.append(pieces.ravel()[index] + count)
-            count += found
+
+        def number() -> npt.NDArray[np.integer]:
+            strokes, count = [], 0
+            for drawn, index in zip(painted, chosen, strict=True):
+                pieces, found = connected(drawn, return_num=True)
+                strokes.append(pieces.ravel()[index] + count)
+                count += found
+            return np.concatenate(strokes)
+
         return cls(
             _together([rows.at(t, index) for t, index in zip(images, chosen, strict=True)]),
             np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)]),
-            np.concatenate(strokes),
             _together([rows.anywhere(t) for t in images]),
             images[0].data.shape[-1],
+            number,
         )
 
     def __getitem__(self, pixels: npt.NDArray[np.intp]) -> Training:
@@ -144,10 +148,15 @@ class Training:
         return Training(
             self.features[pixels],
             self.labels[pixels],
-            self.strokes[pixels],
             self.anywhere,
             self.own,
+            lambda: self.strokes[pixels],
         )
+
+    @cached_property
+    def strokes(self) -> npt.NDArray[np.integer]:
+        """(n,) of integers: pixels of one connected piece of paint have one number."""
+        return self.number()
 
     @cached_property
     def _scaling(self) -> Scaling:
