@@ -88,12 +88,15 @@ def test_any_image_is_filtered_where_it_lies(height: int, width: int, colours: i
     torch.testing.assert_close(grids[0].operator.maps(grids[0].data)[:, 0], grey)
 
 
-def test_a_ramp_lies_where_the_image_does() -> None:
-    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (48, 1))
-    for grid in filter_grids(torch.from_numpy(ramp)[None]):
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_ramp_lies_where_the_image_does(axis: int) -> None:
+    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))
+    ramp = ramp.T if axis == 0 else ramp
+    inner = (slice(16, -16), slice(16, -16))
+    for grid in filter_grids(torch.from_numpy(ramp.copy())[None]):
         maps = grid.operator.maps(grid.data).numpy()
-        first = maps[:, 0] if grid.lattices[0][0].stride > 1 else maps[:, 1]
-        np.testing.assert_allclose(first[:, 16:-16], ramp[:, 16:-16], atol=2e-3)
+        smooth = maps[:, 0] if grid.lattices[0][0].stride > 1 else maps[:, 1]
+        np.testing.assert_allclose(smooth[inner], ramp[inner], atol=2e-3)
 
 
 def test_a_constant_image_has_no_edges() -> None:
@@ -113,9 +116,26 @@ def coloured(make_extractor) -> Tokens:
     return make_extractor(passes=1, filters=True).extract(image)
 
 
-def test_rows_and_maps_are_those_of_the_dense_map(coloured: Tokens) -> None:
+def test_every_colour_counts() -> None:
+    image = torch.from_numpy(np.stack([image_of(seed=k) for k in range(3)]))
+    plain = [grid.data for grid in filter_grids(image)[2:]]
+    for colour in range(3):
+        other = image.clone()
+        other[colour] = torch.from_numpy(image_of(seed=3))
+        found = [grid.data for grid in filter_grids(other)[2:]]
+        assert all((a != b).any() for a, b in zip(plain, found, strict=True))
+    # Red and green exchanged by as much as keeps the first difference show in the second.
+    shifted = image + torch.tensor([0.1, 0.1, -0.2])[:, None, None]
+    found = filter_grids(shifted)[2].data
+    assert (found - plain[0]).abs().amax() > 0.2
+
+
+def test_rows_and_maps_are_those_of_the_dense_map(make_extractor) -> None:
+    # More rows than are predicted at once.
+    image = np.stack([image_of((150, 31), seed=k) for k in range(3)], -1)
+    coloured = make_extractor(passes=1, filters=True).extract(image)
     dense = dense_map(coloured)
-    assert dense.shape == (50, 61, coloured.channels)
+    assert dense.shape == (150, 31, coloured.channels)
     pixels = np.argwhere(np.ones(dense.shape[:2], bool))[::7]
     np.testing.assert_allclose(
         rows_at(coloured, pixels), dense[pixels[:, 0], pixels[:, 1]], rtol=1e-4, atol=1e-4

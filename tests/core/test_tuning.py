@@ -116,6 +116,6 @@ def test_given_parameters_are_kept(make_extractor) -> None:
 
 
 def test_rows_of_other_widths_fit() -> None:
-    rows = np.ones((2, 3), np.float32)
-    assert fitting(rows, 5).tolist() == [[1, 1, 1, 0, 0]] * 2
-    assert fitting(rows, 2).tolist() == [[1, 1]] * 2
+    rows = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
+    assert fitting(rows, 5).tolist() == [[1, 2, 3, 0, 0], [4, 5, 6, 0, 0]]
+    assert fitting(rows, 2).tolist() == [[1, 2], [4, 5]]
