@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .core.classifier import PixelClass as PixelClass
+    from .core.base import PixelClass as PixelClass
     from .core.classifier import PixelClassifier as PixelClassifier
     from .core.errors import HRDv2Error as HRDv2Error
     from .core.extraction import FeatureExtractor as FeatureExtractor
@@ -27,7 +27,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "FeatureExtractor": "extraction",
     "HRDv2Error": "errors",
-    "PixelClass": "classifier",
+    "PixelClass": "base",
     "PixelClassifier": "classifier",
     "Refinement": "refine",
     "Settings": "settings",

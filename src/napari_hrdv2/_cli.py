@@ -139,7 +139,7 @@ def segment(
 ) -> None:
     """Train on an image's strokes and segment the image."""
     from ._io import read_image, read_labels, write_labels
-    from .core.classifier import check_strokes
+    from .core.base import check_strokes
     from .core.methods import make_classifier
     from .core.refine import make_refinement
 
@@ -192,7 +192,7 @@ def train(
 ) -> None:
     """Train one model on the strokes of one or more images."""
     from ._io import read_image, read_labels
-    from .core.classifier import check_strokes
+    from .core.base import check_strokes
     from .core.errors import StrokesError
     from .core.methods import make_classifier
 

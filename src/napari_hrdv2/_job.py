@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .core.base import BasePixelClassifier, PixelClass, check_strokes
 from .core.cache import TokenMemory, TokenStore, digest_of
-from .core.classifier import BasePixelClassifier, PixelClass, PixelClassifier, check_strokes
+from .core.classifier import PixelClassifier
 from .core.errors import Cancelled, StrokesError, WeightsError
 from .core.extraction import FeatureExtractor
 from .core.methods import make_classifier

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from .core.classifier import PixelClass
+from .core.base import PixelClass
 from .core.normalise import stretch
 
 _MARGIN, _TITLE = 12, 34

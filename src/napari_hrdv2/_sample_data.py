@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .core.classifier import PixelClass
+from .core.base import PixelClass
 from .core.simulate import draw_stroke
 
 CLASSES = (

@@ -32,15 +32,9 @@ from ._job import (
     Wanted,
     check_painted,
 )
+from .core.base import MAX_LABEL, BasePixelClassifier, Colour, PixelClass, default_class
 from .core.cache import TokenMemory, TokenStore, default_folder
-from .core.classifier import (
-    MAX_LABEL,
-    BasePixelClassifier,
-    Colour,
-    PixelClass,
-    PixelClassifier,
-    default_class,
-)
+from .core.classifier import PixelClassifier
 from .core.errors import ModelError, StrokesError
 from .core.extraction import make_settings
 from .core.methods import METHODS, SUFFIXES, find_method, load_classifier

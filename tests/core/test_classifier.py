@@ -17,14 +17,9 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from napari_hrdv2.core import classifier as classifier_module
 from napari_hrdv2.core import strokes as strokes_module
-from napari_hrdv2.core.classifier import (
-    PixelClass,
-    PixelClassifier,
-    check_strokes,
-    default_class,
-)
+from napari_hrdv2.core.base import FORMAT_VERSION, PixelClass, check_strokes, default_class
+from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.errors import ModelError, SettingsMismatchError, StrokesError
 from napari_hrdv2.core.segment import segment
 from napari_hrdv2.core.strokes import StrokeRows
@@ -428,7 +423,7 @@ def rewritten(path, *, header=None, arrays=None, **fields):
 
 
 def test_model_of_a_later_version_says_to_update(saved):
-    path = rewritten(saved[1], version=classifier_module.FORMAT_VERSION + 1)
+    path = rewritten(saved[1], version=FORMAT_VERSION + 1)
     with pytest.raises(ModelError, match=r"format 3.*update"):
         PixelClassifier.load(path)
 

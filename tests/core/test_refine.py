@@ -15,7 +15,8 @@ from pydantic import ValidationError
 
 from napari_hrdv2 import segment
 from napari_hrdv2.core import refine
-from napari_hrdv2.core.classifier import PixelClass, PixelClassifier, default_class
+from napari_hrdv2.core.base import PixelClass, default_class
+from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.errors import (
     Cancelled,
     HRDv2Error,

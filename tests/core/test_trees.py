@@ -16,12 +16,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.tree import DecisionTreeClassifier
 
 from napari_hrdv2.core import trees
-from napari_hrdv2.core.classifier import (
-    FORMAT_VERSION,
-    PixelClass,
-    PixelClassifier,
-    default_class,
-)
+from napari_hrdv2.core.base import FORMAT_VERSION, PixelClass, default_class
+from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.errors import (
     Cancelled,
     HRDv2Error,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_hrdv2.core.classifier import BasePixelClassifier
+from napari_hrdv2.core.base import BasePixelClassifier
 
 from .test_panel import add_job, halves
 

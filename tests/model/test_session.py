@@ -16,7 +16,7 @@ from napari_hrdv2 import _job
 from napari_hrdv2._job import Part, Sight
 from napari_hrdv2._session import Session
 from napari_hrdv2.core import weights as weights_module
-from napari_hrdv2.core.classifier import PixelClass
+from napari_hrdv2.core.base import PixelClass
 from napari_hrdv2.core.errors import (
     Cancelled,
     DownloadError,

@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
 )
 
 from .._session import Session
-from ..core.classifier import Colour, PixelClass
+from ..core.base import Colour, PixelClass
 
 #: Classes with these labels can be picked by a key.
 KEYS = tuple(range(1, 10))

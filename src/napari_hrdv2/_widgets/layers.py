@@ -12,7 +12,7 @@ import numpy.typing as npt
 from napari.layers import Image, Labels, Layer
 from napari.utils import DirectLabelColormap
 
-from ..core.classifier import MAX_LABEL, PixelClass, default_class
+from ..core.base import MAX_LABEL, PixelClass, default_class
 from ..core.errors import ImageError, StrokesError
 
 _MARK = "napari-hrdv2"

@@ -33,8 +33,8 @@ from .. import _preferences as preferences
 from .._job import Part, Progress, Result
 from .._preferences import Preferences
 from .._session import Session
+from ..core.base import MAX_LABEL, default_class
 from ..core.cache import TokenStore
-from ..core.classifier import MAX_LABEL, default_class
 from ..core.errors import HRDv2Error, ImageError
 from ..core.methods import SUFFIXES
 from ..core.refine import gone

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from .classifier import BasePixelClassifier, PixelClassifier
+from .base import BasePixelClassifier
+from .classifier import PixelClassifier
 from .errors import HRDv2Error
 from .trees import TreesClassifier
 from .tuning import Choice

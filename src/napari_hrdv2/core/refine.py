@@ -15,7 +15,7 @@ from skimage.filters import rank
 from skimage.measure import label
 from skimage.morphology import disk
 
-from .classifier import BasePixelClassifier, PixelClass
+from .base import BasePixelClassifier, PixelClass
 from .errors import ImageError, RefinementWarning, go_on, never
 from .extraction import _plain
 from .normalise import stretch

@@ -21,7 +21,7 @@ import sklearn
 from pydantic import ValidationError
 from threadpoolctl import threadpool_limits
 
-from .classifier import HEADER_KEY, BasePixelClassifier, Header, read_header
+from .base import HEADER_KEY, BasePixelClassifier, Header, read_header
 from .errors import ModelError, ModelWarning, go_on, never
 from .files import replacing
 from .strokes import Training, fitting
