@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pydantic import ValidationError
+
 
 class HRDv2Error(ValueError):
     """Base of every error that the user can mend; its text is one sentence or two."""
@@ -66,3 +68,11 @@ def go_on(is_cancelled: Callable[[], bool]) -> None:
     """Raise :class:`Cancelled` where somebody gave up."""
     if is_cancelled():
         raise Cancelled
+
+
+def plain(error: ValidationError) -> HRDv2Error:
+    """The first thing that pydantic found wrong, as one line."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    what = first["msg"].removeprefix("Value error, ")
+    return HRDv2Error(f"{field}: {what} (got {first['input']!r})" if field else what)

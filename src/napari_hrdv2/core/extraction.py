@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from . import devices
 from .cache import TokenStore, digest_of, pass_key
-from .errors import Cancelled, DeviceError, HRDv2Error, WeightsError
+from .errors import Cancelled, DeviceError, HRDv2Error, WeightsError, plain
 from .filters import filter_grids
 from .normalise import stretch
 from .settings import Settings
@@ -119,7 +119,7 @@ class FeatureExtractor:
                 patch=self._vit.patch,
             )
         except ValidationError as error:
-            raise _plain(error) from None
+            raise plain(error) from None
 
     @property
     def _vit(self) -> VisionTransformer:
@@ -391,12 +391,4 @@ def make_settings(settings: Settings | None = None, **changes: Any) -> Settings:
     try:
         return Settings.model_validate((settings or Settings()).model_dump() | changes)
     except ValidationError as error:
-        raise _plain(error) from None
-
-
-def _plain(error: ValidationError) -> HRDv2Error:
-    """The first thing that pydantic found wrong, as one line."""
-    first = error.errors()[0]
-    field = ".".join(str(part) for part in first["loc"])
-    what = first["msg"].removeprefix("Value error, ")
-    return HRDv2Error(f"{field}: {what} (got {first['input']!r})" if field else what)
+        raise plain(error) from None

@@ -16,8 +16,7 @@ from skimage.measure import label
 from skimage.morphology import disk
 
 from .base import BasePixelClassifier, PixelClass
-from .errors import ImageError, RefinementWarning, go_on, never
-from .extraction import _plain
+from .errors import ImageError, RefinementWarning, go_on, never, plain
 from .normalise import stretch
 from .tokens import Tokens
 
@@ -218,7 +217,7 @@ def make_refinement(refinement: Refinement | None = None, **changes: Any) -> Ref
     try:
         return Refinement.model_validate((refinement or Refinement()).model_dump() | changes)
     except ValidationError as error:
-        raise _plain(error) from None
+        raise plain(error) from None
 
 
 def has_crf() -> bool:
