@@ -99,6 +99,16 @@ def test_a_ramp_lies_where_the_image_does(axis: int) -> None:
         np.testing.assert_allclose(smooth[inner], ramp[inner], atol=2e-3)
 
 
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_strips_make_no_difference(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.from_numpy(image_of((97, 40)))[None]
+    monkeypatch.setattr("napari_hrdv2.core.filters._ROWS", 1000)
+    whole = filter_grids(image)
+    monkeypatch.setattr("napari_hrdv2.core.filters._ROWS", rows)
+    for one, other in zip(filter_grids(image), whole, strict=True):
+        assert torch.equal(one.data, other.data)
+
+
 def test_a_constant_image_has_no_edges() -> None:
     for grid in filter_grids(torch.full((1, 20, 30), 0.5)):
         values = grid.data[0].float().reshape(-1, grid.channels)

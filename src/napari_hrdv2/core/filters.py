@@ -38,6 +38,8 @@ class Scale(NamedTuple):
 SCALES = (Scale(1, 1.0), Scale(1, 2.0), Scale(2, 2.0))
 # Beyond, a Gaussian has less than a hundredth of its weight.
 _REACH = 3.0
+# Rows that are filtered together on a CPU.
+_ROWS = 128
 
 
 def filter_grids(
@@ -53,7 +55,7 @@ def filter_grids(
     image
         (1 or 3, h, w) of float32 in [0, 1], on any device.
     on_step
-        Called before every scale; what it raises ends the work.
+        Called now and then; what it raises ends the work.
 
     Returns
     -------
@@ -72,18 +74,33 @@ def filter_grids(
     for k, plane in enumerate(planes):
         for stride in dict.fromkeys(scale.stride for scale in SCALES):
             sampled = _sampled(plane, stride)
-            channels = [sampled.half()] if stride == 1 else []
-            for scale in SCALES:
-                if scale.stride == stride:
-                    if on_step is not None:
-                        on_step()
-                    found = _responses(sampled, scale.sigma, every=k == 0)
-                    channels += [one.half() for one in found]
-            data = torch.cat(channels)
+            data = _channels(sampled, stride, every=k == 0, on_step=on_step)
             ny, nx = sampled.shape[-2:]
             lattices = (Lattice(stride / 2, stride, ny), Lattice(stride / 2, stride, nx))
             grids.append(Grid(data.permute(1, 2, 0)[None], (lattices,), shape))
     return tuple(grids)
+
+
+def _channels(
+    image: torch.Tensor, stride: int, *, every: bool, on_step: Callable[[], None] | None
+) -> torch.Tensor:
+    """All channels (C, ny, nx) of float16 that lie at a stride, of images (n, ny, nx) there."""
+    sigmas = [scale.sigma for scale in SCALES if scale.stride == stride]
+    height = image.shape[-2]
+    # By strips, which a processor's cache holds, and as far beyond each as a pixel sees.
+    step = _ROWS if image.device.type == "cpu" else height
+    margin = max(_reach(sigma) + _reach(2 * sigma) for sigma in sigmas) + 2
+    strips = []
+    for start in range(0, height, step):
+        if on_step is not None:
+            on_step()
+        low = max(0, start - margin)
+        strip = image[:, low : start + step + margin]
+        found = [strip] if stride == 1 else []
+        for sigma in sigmas:
+            found += _responses(strip, sigma, every=every)
+        strips.append(torch.cat([one[:, start - low :][:, :step].half() for one in found]))
+    return torch.cat(strips, 1)
 
 
 def _sampled(image: torch.Tensor, stride: int) -> torch.Tensor:
@@ -126,9 +143,14 @@ def _eigenvalues(
     return mean + spread, mean - spread
 
 
+def _reach(sigma: float) -> int:
+    """How many samples beyond its own a Gaussian sees."""
+    return int(_REACH * sigma + 0.5)
+
+
 def _blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
     """Gaussian of images (..., h, w), whose outermost pixels go on beyond the edges."""
-    reach = int(_REACH * sigma + 0.5)
+    reach = _reach(sigma)
     kernel = torch.exp(-0.5 * (torch.arange(-reach, 1) / sigma) ** 2)
     *edge, middle = (kernel / (2 * kernel.sum() - kernel[-1])).tolist()
     flat = images.flatten(0, -3)
