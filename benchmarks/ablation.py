@@ -50,9 +50,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from skimage import io
 
 from napari_hrdv2 import FeatureExtractor, HRDv2Error
+from napari_hrdv2._io import read_image, read_labels
 from napari_hrdv2.core.cache import TokenStore
 from napari_hrdv2.core.methods import METHODS, make_classifier
 
@@ -62,7 +62,7 @@ _QUICK_SIDE, _QUICK_ALLOYS, _QUICK_OXIDES = 512, 5, 1
 Data = dict[str, list[Trial]]
 
 
-class FolderError(ValueError):
+class FolderError(HRDv2Error):
     """A user's folder of images and truths cannot be used."""
 
 
@@ -102,7 +102,7 @@ def read_folder(path: Path) -> list[Sample]:
 
     Raises
     ------
-    FolderError
+    HRDv2Error
         If there is something wrong with them.
     """
     if not path.is_dir():
@@ -120,15 +120,9 @@ def read_folder(path: Path) -> list[Sample]:
         ]
         if len(images) != 1:
             raise FolderError(f"{path} holds {len(images)} images {name}.* for {file.name}, not 1")
-        try:
-            image, truth = io.imread(images[0]), io.imread(file)
-        except Exception as error:  # what is wrong with a file, its reader says in its own ways
-            raise FolderError(f"{name} cannot be read: {error}".splitlines()[0]) from None
-        if truth.ndim != 2 or truth.dtype.kind not in "bui":
-            raise FolderError(
-                f"{file.name} must be a label image (h, w) of whole numbers; "
-                f"it has shape {truth.shape} of {truth.dtype}"
-            )
+        image, truth = read_image(images[0]), read_labels(file)
+        if truth.dtype.kind not in "bui" or truth.min(initial=0) < 0:
+            raise FolderError(f"{file.name} must hold labels, whole numbers from 0")
         if truth.shape != image.shape[:2]:
             raise FolderError(
                 f"{file.name} has shape {truth.shape}, {images[0].name} {image.shape[:2]}: they "
@@ -279,7 +273,7 @@ def main() -> int:
             for result in measure(make, data, values, store):
                 results.append(result)
                 bar.advance(done)
-    except (FolderError, HRDv2Error) as error:
+    except HRDv2Error as error:
         print(error, file=sys.stderr)
         return 2
     console.print(f"{default.weights.name} on {default.device}")
