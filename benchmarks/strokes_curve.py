@@ -97,9 +97,9 @@ def table(curves: dict[str, Curves]) -> Table:
 
 def picture(curves: dict[str, Curves]) -> Image.Image:
     """A panel for each task, two a row: mean IoU over the share painted, on a logarithmic axis."""
-    (w, h), columns = _PANEL, min(2, len(curves))
+    (w, h), columns = _PANEL, 2
     wide, high = w + 2 * _MARGIN, h + _HEAD + _MARGIN
-    sheet = Image.new("RGB", (columns * wide, -(-len(curves) // columns) * high + _HEAD), "white")
+    sheet = Image.new("RGB", (2 * wide, -(-len(curves) // columns) * high + _HEAD), "white")
     draw = ImageDraw.Draw(sheet)
     across = np.log(FRACTIONS)
     across = (across - across[0]) / (across[-1] - across[0])
