@@ -15,7 +15,8 @@ On each, from the same features:
 
 - default: tokens and filters, their balance chosen over the strokes.
 - tokens alone, filters alone: the linear classifier with a regularisation fit for each.
-- forest on filters: scikit-learn's random forest of 100 trees, what classical tools do.
+- forest on filters: scikit-learn's random forest of 100 trees, what classical tools do; scored on
+  every second row and column, as it is slow.
 
 The score of an image is the mean, over the classes that its truth or its segmentation holds, of
 the class's intersection over union, among the pixels whose truth is known (of tcell, the
