@@ -66,7 +66,7 @@ from napari_hrdv2 import FeatureExtractor, HRDv2Error
 
 #: Least scores of the default.
 PROMISED = {
-    "strokes/micrograph": 0.72,
+    "micrograph": 0.72,
     "superalloy 0.25 %": 0.66,
     "superalloy 1 %": 0.75,
     "oxide 0.5 %": 0.55,
@@ -102,7 +102,7 @@ def of_scikit_image() -> dict[str, list[Trial]]:
 
 
 TASKS: dict[str, Callable[[Path, int], dict[str, list[Trial]]]] = {
-    "micrograph": lambda data, seeds: {"strokes/micrograph": [drawn(data)]},
+    "micrograph": lambda data, seeds: {"micrograph": [drawn(data)]},
     "superalloy": superalloy,
     "oxide": oxide,
     "tcell": lambda data, seeds: {"tcell": cells(data)},
@@ -123,7 +123,7 @@ def table(rows: dict[str, dict[str, Scores]], passes: int) -> Table:
     title = f"mean IoU (tcell: accuracy), {passes} passes; seconds of the default"
     out = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     out.add_column("data", no_wrap=True)
-    for column in (DEFAULT, "least", "tokens", "filters", "forest", "fit", "predict"):
+    for column in (DEFAULT, "least", "tokens", "filters", "forest", "fit", "label"):
         out.add_column(column, justify="right", no_wrap=True)
     for task, scores in rows.items():
         ours = scores[DEFAULT]
