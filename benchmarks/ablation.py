@@ -152,8 +152,8 @@ def of_benchmark(data: Path, quick: bool, seeds: int) -> Data:
         alloys = alloys[:_QUICK_ALLOYS]
         oxides = [_middle(one) for one in oxides[-_QUICK_OXIDES:]]
     return {
-        "micrograph": [drawn(data)],
-        "superalloy": [transfer(alloys, 0.0025, s, TRAINING_IMAGES) for s in range(seeds)],
+        "strokes": [drawn(data)],
+        "alloy": [transfer(alloys, 0.0025, s, TRAINING_IMAGES) for s in range(seeds)],
         "oxide": [own_strokes(one, 0.005, s) for s in range(seeds) for one in oxides],
     }
 
@@ -209,16 +209,14 @@ def table(results: list[Result]) -> Table:
     title = "mean IoU; gain of their mean; seconds per image, of the fit per model"
     out = Table(title=title, box=SIMPLE_HEAD, pad_edge=False)
     out.add_column("changed", no_wrap=True)
-    out.add_column("to", no_wrap=True)
-    columns = [*results[0].scores, "gain", "extract", "fit", "predict"]
+    columns = [*results[0].scores, "gain", "extract", "fit", "label"]
     for column in columns:
         out.add_column(column, justify="right", no_wrap=True)
     for k, one in enumerate(results):
         fits = [s for scores in one.scores.values() for s in scores.fit_s]
         predictions = [s for scores in one.scores.values() for s in scores.predict_s]
         out.add_row(
-            one.factor,
-            one.title,
+            f"{one.factor} {one.title}".strip(),
             *(f"{scores.mean:.3f}" for scores in one.scores.values()),
             f"{one.mean - results[0].mean:+.3f}" if k else "",
             f"{one.extract_s:.2f}",
