@@ -91,7 +91,7 @@ def table(curves: dict[str, Curves]) -> Table:
     for task, by_variant in curves.items():
         for name, curve in by_variant.items():
             end = name == list(by_variant)[-1]
-            out.add_row(task, name, *(f"{v:.3f}" for v in curve), end_section=end)
+            out.add_row(task, name.split()[0], *(f"{v:.3f}" for v in curve), end_section=end)
     return out
 
 
