@@ -94,7 +94,7 @@ class PixelClassifier(BasePixelClassifier):
         balance: float = 0.5,
         max_pixels: int = 20_000,
         max_iter: int = 1000,
-        tol: float = 1e-5,
+        tol: float = 2e-5,
     ) -> None:
         self.method = method
         self.C = C

@@ -63,7 +63,7 @@ def fit_logistic(
     C: float,  # noqa: N803, scikit-learn's name
     scaling: Scaling | None = None,
     start: Start | None = None,
-    tol: float = 1e-5,
+    tol: float = 2e-5,
     max_iter: int = 1000,
 ) -> tuple[Array, Array]:
     """Weights and biases that minimise C times the weighted log loss plus the L2 penalty.
@@ -209,11 +209,11 @@ class _Problem:
 
         flat = np.concatenate([(u @ factor).ravel(), bias * spread])
         # A start that is good enough is left as it is.
-        value(flat)
+        known = [value(flat)]
         if decrement <= tol:
             return u, bias, 0, True
         found: Any = minimize(  # type: ignore[call-overload]
-            value,
+            lambda at: known.pop() if known else value(at),
             flat,
             jac=True,
             method="L-BFGS-B",
