@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Generator
 from concurrent.futures import Future, wait
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -215,12 +214,10 @@ class Segmenting(_Cancellable):
             If it was cancelled within a step that takes long.
         """
         start = time.perf_counter()
-        # While further passes come, the backbone has all cores.
-        threads = nullcontext if self.tokens.is_complete else single_thread
         strokes = check_painted(self.strokes, self.tokens.image_shape, self.classes)
         classifier = self.classifier
         if strokes is not None and not self.is_learnt:
-            with threads():
+            with single_thread():
                 classifier = make_classifier(self.method, self.choice).fit(
                     self.tokens, strokes, self.classes, start=classifier, rows=self.rows
                 )
@@ -228,10 +225,10 @@ class Segmenting(_Cancellable):
             raise StrokesError(NOTHING_PAINTED)
         yield None
         if self.region is not None and self.tokens.settings.boundary != "periodic":
-            with threads():
+            with single_thread():
                 there = classifier.predict(self.tokens.crop(self.region), self._cancelled.is_set)
             yield Part(self.generation, self.region, there)
-        with threads():
+        with single_thread():
             refined = self.refinement.predict(
                 classifier, self.tokens, self.image, self.classes, self._cancelled.is_set
             )

@@ -79,7 +79,10 @@ def test_a_pixel_has_two_entries_however_many_the_passes():
         operator = Operator((50, 50), pairs, "bilinear")
         line, union = operator._y.factors
         assert line.index.shape == (50, 2)
-        assert union.index.shape == (4 * 14 // step, 2 * 14 // step)
+        if step == 14:
+            assert union is None
+        else:
+            assert union.index.shape == (4 * 14 // step, 2 * 14 // step)
 
 
 @given(st.lists(lattices, min_size=1, max_size=6), st.integers(1, 60), st.integers(1, 9), kernels)
@@ -89,7 +92,8 @@ def test_the_factors_are_the_sum_of_the_lattices(some, n, size, kernel):
     line, union = operator._y.factors
     distinct = list(dict.fromkeys(along))
     expected = np.concatenate([matrix(n, one, kernel) for one in distinct], 1)
-    found = line @ (union @ torch.eye(expected.shape[1]))
+    same = torch.eye(expected.shape[1])
+    found = line @ (same if union is None else union @ same)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

@@ -19,8 +19,8 @@ from scipy.optimize import minimize
 
 from .threads import single_thread
 
-# The Hessian of two thousand rows, evenly taken, preconditions as well as that of all.
-_HESSIAN_ROWS = 2048
+# The Hessian of so many rows, evenly taken, preconditions as well as that of all.
+_HESSIAN_ROWS = 1536
 # Steps after which the coordinates are chosen anew.
 _ROUND = 15
 

@@ -50,14 +50,15 @@ class StrokeRows:
         ndarray of float32
             (n, C).
         """
-        features = np.empty((len(index), tokens.channels), np.float32)
-        is_new = np.ones(len(index), bool)
-        if tokens in self._known:
-            known, old = self._known[tokens]
-            place = np.minimum(np.searchsorted(known, index), max(len(known) - 1, 0))
-            if len(known):
-                is_new = known[place] != index
-                features[~is_new] = old[place[~is_new]]
+        known, old = self._known.get(tokens, (index[:0], None))
+        if old is None or len(known) == 0:
+            is_new = np.ones(len(index), bool)
+            features = np.empty((len(index), tokens.channels), np.float32)
+        else:
+            place = np.minimum(np.searchsorted(known, index), len(known) - 1)
+            is_new = known[place] != index
+            # All at once, those of new pixels for the moment wrong: half the copying.
+            features = old[place]
         new = np.stack(np.unravel_index(index[is_new], tokens.image_shape), axis=1)
         if len(new):
             features[is_new] = rows_at(tokens, new)

@@ -131,8 +131,10 @@ class _Axis:
         return self._at(np.arange(self._n) + 0.5)
 
     @cached_property
-    def factors(self) -> tuple[Rows, Rows]:
-        """L and V of U = L V."""
+    def factors(self) -> tuple[Rows, Rows | None]:
+        """L and V of U = L V; None for a V of one lattice, which changes nothing."""
+        if len(self.distinct) == 1:
+            return self.pixels, None
         pixels = np.arange(self._n) + 0.5
         if self._kernel == "nearest" or any(one.start is not None for one in self.distinct):
             # These jump: every pixel is a knot.
@@ -213,15 +215,18 @@ class Operator:
         """The maps at the knots along y: (knots, K w) of float32."""
         passes, ny, nx, k = tokens.shape
         my, mx = len(self._y.distinct), len(self._x.distinct)
-        z = torch.zeros((my * mx, ny, nx, k), device=tokens.device)
-        block = (self._y.block * mx + self._x.block).to(tokens.device)
-        z.index_add_(0, block, tokens.float(), alpha=1 / passes)
+        z = tokens.float()
+        if passes > 1:
+            z = torch.zeros((my * mx, ny, nx, k), device=tokens.device)
+            block = (self._y.block * mx + self._x.block).to(tokens.device)
+            z.index_add_(0, block, tokens.float(), alpha=1 / passes)
         # x leads; y and the classes follow.
         z = z.reshape(my, mx, ny, nx, k).permute(1, 3, 0, 2, 4).reshape(mx * nx, my * ny * k)
         line, union = self._x.factors
-        z = line @ (union @ z)
+        z = line @ (z if union is None else union @ z)
         z = z.reshape(self.shape[1], my * ny, k).permute(1, 2, 0).reshape(my * ny, -1)
-        return self._y.factors[1] @ z
+        union = self._y.factors[1]
+        return z if union is None else union @ z
 
     def rows(self, tokens: torch.Tensor, pixels: npt.NDArray[np.intp]) -> npt.NDArray[np.float32]:
         """Features at some pixels: the rows of A at these, applied to ``tokens``.
