@@ -480,18 +480,20 @@ def test_a_further_stroke_adds_its_rows_only(tokens, monkeypatch):
     rows, strokes = StrokeRows(), strokes_of()
     first = PixelClassifier(**DEFAULT._asdict()).fit(tokens, strokes, rows=rows)
     # The painted pixels, and some anywhere.
-    assert asked == [np.count_nonzero(strokes), 32 * 32]
+    assert asked[0] == np.count_nonzero(strokes)
+    assert sum(asked[1:]) == 32 * 32
+    asked.clear()
     more = strokes.copy()
     free = np.flatnonzero(more == 0)[:40]
     more.ravel()[free] = 2
     second = PixelClassifier(**DEFAULT._asdict()).fit(tokens, more, rows=rows, start=first)
-    assert asked[2:] == [40]
+    assert asked == [40]
     # Erased, and painted over by another class: nothing to compute.
     fewer = more.copy()
     fewer.ravel()[free[:20]] = 0
     fewer.ravel()[free[20:]] = 5
     third = PixelClassifier(**DEFAULT._asdict()).fit(tokens, fewer, rows=rows, start=second)
-    assert len(asked) == 3
+    assert len(asked) == 1
     for live, painted in ((second, more), (third, fewer)):
         anew = PixelClassifier(**DEFAULT._asdict()).fit(tokens, painted)
         np.testing.assert_allclose(

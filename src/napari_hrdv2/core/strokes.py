@@ -17,6 +17,7 @@ from .upsample import rows_at
 
 # Pixels along an axis at which an image's features are looked at, painted or not.
 _ANYWHERE = 32
+_TOGETHER = 128
 
 
 class StrokeRows:
@@ -78,7 +79,9 @@ class StrokeRows:
                 np.linspace(0, n - 1, min(n, _ANYWHERE)).astype(np.intp) for n in tokens.image_shape
             )
             pixels = np.stack(np.meshgrid(y, x, indexing="ij"), -1).reshape(-1, 2)
-            self._anywhere[tokens] = rows_at(tokens, pixels)
+            # Pixels far apart share no tokens: of all at once these would fill the memory.
+            pieces = np.array_split(pixels, -(-len(pixels) // _TOGETHER))
+            self._anywhere[tokens] = np.concatenate([rows_at(tokens, one) for one in pieces])
         return self._anywhere[tokens]
 
 
