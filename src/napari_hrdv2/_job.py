@@ -116,6 +116,14 @@ class Learnt(NamedTuple):
     strokes: npt.NDArray[np.integer]
     method: str
 
+    def is_of(self, tokens: Tokens, strokes: npt.NDArray[Any], method: str) -> bool:
+        """Whether there is nothing else to learn from these."""
+        return (
+            self.tokens is tokens
+            and self.method == method
+            and np.array_equal(self.strokes, strokes)
+        )
+
 
 class Tuned(NamedTuple):
     """What a tuning job chose.

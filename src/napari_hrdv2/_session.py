@@ -351,7 +351,7 @@ class Session:
         """
         self._looks += 1
         if image is not self._image:
-            self._image, self._sight, self._learnt = image, None, None
+            self._image, self._sight, self._learnt, self._tuned = image, None, None, None
             self._generation += 1
         wanted, applied = self._wanted, self._applied(strokes)
         if applied is not None:
@@ -451,9 +451,7 @@ class Session:
             region=region,
             is_learnt=learnt is not None
             and strokes is not None
-            and learnt.tokens is tokens
-            and learnt.method == self._method
-            and np.array_equal(learnt.strokes, strokes),
+            and learnt.is_of(tokens, strokes, self._method),
             image=self._image,
             refinement=self._refinement,
         )
@@ -491,12 +489,17 @@ class Session:
         learnt = self._learnt
         if learnt is None or not self.is_quick or not learnt.tokens.is_complete:
             return None
-        if self._tuned is not None and np.array_equal(self._tuned.strokes, learnt.strokes):
+        if self._tuned is not None and self._tuned.is_of(*learnt):
             return None
         return Tuning(learnt, self._rows)
 
     def accept_choice(self, tuned: Tuned) -> bool:
-        """Take over what a tuning job chose; whether there is anything to learn anew from that."""
+        """Take over what a tuning job chose; whether there is anything to learn anew from that.
+
+        What was chosen for anything else than what was learnt last is dropped.
+        """
+        if self._learnt is None or not tuned.learnt.is_of(*self._learnt):
+            return False
         self._tuned = tuned.learnt
         if tuned.choice == self._choice:
             return False

@@ -56,6 +56,22 @@ def test_a_choice_is_learnt_from_anew(session, image, many, run, segment, prefer
     assert len(prefers) == 2
 
 
+def test_other_features_are_chosen_for_anew(session, image, many, run, segment, prefers) -> None:
+    segment(session, image, many)
+    tuned, _ = run(session.tune())
+    session.configure(passes=1)
+    segment(session, image, many)
+    # What was chosen for the features before is of no use now.
+    assert not session.accept_choice(tuned)
+    assert session.classifier.choice_ == DEFAULT
+    tuned, _ = run(session.tune())
+    assert session.accept_choice(tuned)
+    segment(session, image, many)
+    session.configure(passes=2)
+    segment(session, image, many)
+    assert session.tune() is not None
+
+
 def test_it_can_be_cancelled(session, image, many, run, segment) -> None:
     segment(session, image, many)
     job = session.tune()

@@ -17,6 +17,7 @@ from .upsample import rows_at
 
 # Pixels along an axis at which an image's features are looked at, painted or not.
 _ANYWHERE = 32
+# Of these, how many are looked at together.
 _TOGETHER = 128
 
 
