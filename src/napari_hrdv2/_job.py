@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .core.base import BasePixelClassifier, PixelClass, check_strokes
-from .core.cache import TokenMemory, TokenStore, digest_of
+from .core.cache import TokenMemory, TokenStore
 from .core.classifier import PixelClassifier
 from .core.errors import Cancelled, StrokesError, WeightsError
 from .core.extraction import FeatureExtractor
@@ -22,6 +22,7 @@ from .core.refine import Refinement
 from .core.settings import Settings
 from .core.strokes import StrokeRows
 from .core.threads import single_thread
+from .core.tiles import Piece
 from .core.tokens import Tokens
 from .core.tuning import Choice
 
@@ -347,13 +348,14 @@ class Look(_Cancellable):
                 if self.download:
                     raise
                 return None
-        extractor, digest = made.extractor, digest_of(image)
+        extractor, piece = made.extractor, Piece(image)
+        digest = piece.digest
         tokens = self.memory.get(digest, extractor.settings)
         if tokens is None:
             total = extractor.settings.passes
             yield Progress(0, total, f"Pass 1 of {total}")
             for tokens in extractor.passes(
-                image, store=self.store, digest=digest, is_cancelled=self._cancelled.is_set
+                piece, store=self.store, is_cancelled=self._cancelled.is_set
             ):
                 yield Sight(self.generation, made, digest, tokens)
                 following = min(tokens.passes + 1, total)

@@ -34,7 +34,7 @@ from .transforms import Share, Transform
 from .weights import cache_folder
 
 # Goes up when the same settings would give other tokens.
-_VERSION = 2
+_VERSION = 3
 _SUFFIX = ".safetensors"
 _ENTRY = re.compile(rf"[0-9a-f]{{64}}{re.escape(_SUFFIX)}")
 # Folders of writers that were killed; no write takes an hour.
@@ -53,6 +53,8 @@ _NOT_OF_A_PASS = frozenset(
         "move_positions",
         "kernel",
         "filters",
+        "channels",
+        "channel_count",
     }
 )
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import groupby
-from operator import attrgetter
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -19,13 +18,14 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from . import devices
-from .cache import TokenStore, digest_of, pass_key
-from .errors import Cancelled, DeviceError, HRDv2Error, WeightsError, plain
+from .cache import TokenStore, pass_key
+from .errors import Cancelled, DeviceError, HRDv2Error, ImageError, WeightsError, plain
 from .filters import filter_grids
 from .normalise import stretch
 from .settings import Settings
+from .tiles import Cut, Piece, whole
 from .tokens import Grid, Tokens
-from .transforms import Lattice, Share, Transform, token_count
+from .transforms import Lattice, Share, Transform, cropped, join, token_count
 from .vit import VisionTransformer
 from .weights import Progress, Weights, find, load_vit
 
@@ -152,10 +152,9 @@ class FeatureExtractor:
 
     def passes(
         self,
-        image: npt.ArrayLike,
+        image: npt.ArrayLike | Piece,
         *,
         store: TokenStore | None = None,
-        digest: str | None = None,
         is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[Tokens]:
         """Yield the tokens made so far after every pass; close the generator to cancel.
@@ -166,12 +165,11 @@ class FeatureExtractor:
         Parameters
         ----------
         image
-            (h, w) or (h, w, 3 or 4), any real dtype.
+            (h, w) or (h, w, 3 or 4), any real dtype; (h, w, n) where the settings are of n
+            channels; or a part of one.
         store
             Passes that it holds are not computed, and those computed are kept in it. It holds
             half precision: ``precision="float32"`` leaves it alone.
-        digest
-            The image's, where it is known already.
         is_cancelled
             Asked now and then, many times during a pass.
 
@@ -182,15 +180,14 @@ class FeatureExtractor:
         Cancelled
             Once ``is_cancelled`` says so.
         """
-        image = np.asarray(image)
+        piece = image if isinstance(image, Piece) else Piece(np.asarray(image))
         settings = self.settings
         transforms = settings.transforms()
         keys: tuple[str, ...] = ()
         if store is not None and self._store == torch.float16:
-            digest = digest or digest_of(image)
             passes = zip(transforms, settings.position_moves(), strict=True)
-            keys = tuple(pass_key(digest, settings, *one) for one in passes)
-        job = _Passes(self, image, transforms, is_cancelled)
+            keys = tuple(pass_key(piece.digest, settings, *one) for one in passes)
+        job = _Passes(self, piece, transforms, is_cancelled)
         while job.done < len(transforms):
             if is_cancelled():
                 raise Cancelled
@@ -206,8 +203,13 @@ class FeatureExtractor:
     def _forward(
         self, images: torch.Tensor, moves: Sequence[Share], on_block: Callable[[], None]
     ) -> torch.Tensor:
-        """Finite tokens (batch, ny, nx, C) of grey or RGB images in [0, 1]."""
+        """Finite tokens (batch, ny, nx, C) of images (batch, channels, height, width) in [0, 1]."""
         images = images.to(self._device)
+        count, channels = images.shape[:2]
+        apart = self.settings.has_channels and self.settings.colours == "each"
+        if apart:
+            images = images.flatten(0, 1)[:, None]
+            moves = [one for one in moves for _ in range(channels)]
         mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
         images = (images - mean) / std
         blocks = math.ceil(self.settings.depth * self._vit.depth)
@@ -225,6 +227,9 @@ class FeatureExtractor:
             tokens = tokens_in(self._dtype)
         if not tokens.isfinite().all():
             raise WeightsError(f"the weights {self.weights.path} give tokens that are not finite")
+        if apart:
+            tokens = tokens.view(count, channels, *tokens.shape[1:])
+            tokens = tokens.permute(0, 2, 3, 1, 4).flatten(3)
         return tokens
 
     def _make_room(self, images: int, tokens: int) -> int:
@@ -253,24 +258,22 @@ class _Passes:
     def __init__(
         self,
         extractor: FeatureExtractor,
-        image: npt.NDArray[Any],
+        piece: Piece,
         transforms: tuple[Transform, ...],
         is_cancelled: Callable[[], bool],
     ) -> None:
         self.done = 0
-        self._extractor, self._image, self._transforms = extractor, image, transforms
+        self._extractor, self._piece, self._transforms = extractor, piece, transforms
         self._is_cancelled = is_cancelled
         self._settings = settings = extractor.settings
-        assert settings.patch is not None
-        assert settings.stride is not None
+        shape = np.shape(piece.pixels)
         # What is wrong with an image of other dimensions, stretching it says.
-        self._shape = (image.shape[0], image.shape[1]) if image.ndim > 1 else (1, 1)
-        patch, stride = settings.patch, settings.stride
-        height, width = (max(1, round(settings.scale * n)) for n in self._shape)
-        self._seen = (height, width)
-        self._grid = [token_count(n, patch, stride) for n in self._seen]
-        self._window = tuple(patch + (n - 1) * stride for n in self._grid)
-        self._lattices = tuple(self._lattice(t) for t in transforms)
+        plane = (shape[0], shape[1]) if len(shape) > 1 and 0 not in shape else (1, 1)
+        self._tile = whole(plane, settings) if piece.tile is None else piece.tile.inner()
+        self._axes = tuple(
+            _Windows(along, axis, transforms, settings) for axis, along in enumerate(self._tile)
+        )
+        self._lattices = tuple(zip(*(one.lattices for one in self._axes), strict=True))
         self._data: torch.Tensor | None = None
         self._batch = 0
 
@@ -284,30 +287,25 @@ class _Passes:
         """What is done."""
         assert self._data is not None
         done, filters = self._data[: self.done], self._filters
-        return Tokens(done, self._lattices[: self.done], self._shape, self._settings, filters)
+        shape = self._tile.shape
+        return Tokens(done, self._lattices[: self.done], shape, self._settings, filters)
+
+    def _room(self, channels: int) -> torch.Tensor:
+        if self._data is None:
+            ny, nx = (one.lattices[0].size for one in self._axes)
+            extractor = self._extractor
+            shape = (len(self._transforms), ny, nx, channels)
+            self._data = devices.room_for(shape, extractor._store, extractor.device)
+        return self._data
 
     def take(self, found: torch.Tensor) -> bool:
         """Take the next pass over; False if it is none of this image."""
-        if self._data is None:
-            shape = (len(self._transforms), *self._grid, found.shape[-1])
-            extractor = self._extractor
-            self._data = devices.room_for(shape, extractor._store, extractor.device)
-        if found.shape != self._data.shape[1:]:
+        data = self._room(found.shape[-1])
+        if found.shape != data.shape[1:]:
             return False
-        self._data[self.done] = found
+        data[self.done] = found
         self.done += 1
         return True
-
-    def _lattice(self, transform: Transform) -> tuple[Lattice, Lattice]:
-        """Where the tokens of a pass lie in the image, through which enlarging it looks."""
-        settings = self._settings
-        assert settings.patch is not None
-        assert settings.stride is not None
-        seen = transform.lattice(self._seen, settings.patch, settings.stride, settings.boundary)
-        y, x = (
-            one.scaled(n / size) for one, n, size in zip(seen, self._shape, self._seen, strict=True)
-        )
-        return y, x
 
     def _on_step(self) -> None:
         if self._is_cancelled():
@@ -315,8 +313,16 @@ class _Passes:
 
     @cached_property
     def _pixels(self) -> torch.Tensor:
-        stretched = torch.from_numpy(stretch(self._image, self._settings.percentiles))
-        return stretched.permute(2, 0, 1).to(self._extractor.device)
+        settings, pixels = self._settings, self._piece.pixels
+        apart = settings.has_channels
+        chosen = settings.channels or ()
+        if apart and np.shape(pixels)[2:] != (len(chosen),):
+            raise ImageError(
+                f"the image has shape {np.shape(pixels)}: (h, w, {len(chosen)}) is needed, of the "
+                f"channels {', '.join(map(str, chosen))}"
+            )
+        stretched = stretch(pixels, settings.percentiles, levels=self._piece.levels, apart=apart)
+        return torch.from_numpy(stretched).permute(2, 0, 1).to(self._extractor.device)
 
     @cached_property
     def _filters(self) -> tuple[Grid, ...]:
@@ -324,60 +330,160 @@ class _Passes:
         if not self._settings.filters:
             return ()
         assert self._data is not None
-        pixels = self._pixels
+        pixels, apart = self._pixels, self._settings.has_channels
         try:
-            grids = filter_grids(pixels, self._on_step)
+            grids = filter_grids(pixels, self._on_step, apart=apart)
         except (RuntimeError, MemoryError) as error:
             if not (devices.is_out_of_memory(error) or isinstance(error, NotImplementedError)):
                 raise
             if pixels.device.type == "cpu":
                 raise DeviceError(NO_ROOM) from None
             devices.release(pixels.device)
-            grids = filter_grids(pixels.cpu(), self._on_step)
-        return tuple(replace(grid, data=grid.data.to(self._data.device)) for grid in grids)
+            grids = filter_grids(pixels.cpu(), self._on_step, apart=apart)
+        grids = tuple(replace(grid, data=grid.data.to(self._data.device)) for grid in grids)
+        core = self._tile.core
+        if self._tile.shape == (pixels.shape[-2], pixels.shape[-1]):
+            return grids
+        return tuple(grid.crop(core) for grid in grids)
 
-    def _looked_at(self) -> torch.Tensor:
-        """The image (channels, height, width) that the backbone sees, enlarged or shrunk."""
-        if self._seen == self._shape:
-            return self._pixels
+    def _looked_at(self, window: tuple[int, int]) -> torch.Tensor:
+        """What the backbone sees through a window: (channels, height, width)."""
+        y, x = (one.cuts[k].window for one, k in zip(self._axes, window, strict=True))
+        seen = self._pixels[:, y, x]
+        if self._settings.colours == "mapped" and self._settings.has_channels:
+            seen = _mapped(seen)
+        size = [one.seen[k] for one, k in zip(self._axes, window, strict=True)]
+        if size == list(seen.shape[-2:]):
+            return seen
         resized = F.interpolate(
-            self._pixels[None], self._seen, mode="bicubic", align_corners=False, antialias=True
+            seen[None], size, mode="bicubic", align_corners=False, antialias=True
         )
         return resized[0].clamp(0, 1)
 
+    def _window_size(self, job: tuple[int, tuple[int, int]]) -> tuple[int, int]:
+        """(height, width) of what the backbone gets to see in a pass through a window."""
+        k, window = job
+        height, width = (one.padded[n] for one, n in zip(self._axes, window, strict=True))
+        return (width, height) if self._transforms[k].transposes else (height, width)
+
     def compute(self) -> Iterator[None]:
         """Compute the next passes that go together, yielding after each."""
-        extractor = self._extractor
-        tokens = self._grid[0] * self._grid[1]
+        extractor, settings, (rows, columns) = self._extractor, self._settings, self._tile
+        windows = [(y, x) for y in range(len(rows)) for x in range(len(columns))]
+        largest = math.prod(max(one.padded) for one in self._axes) // (settings.stride or 1) ** 2
+        seen = len(settings.channels or ()) if settings.colours == "each" else 1
+        tokens = largest * max(1, seen)
         self._batch = self._batch or devices.batch_size(
             extractor.device, tokens, extractor._vit.dim, extractor._dtype
         )
         # The first pass goes alone: somebody waits for it.
-        end = self.done + (self._batch if self.done else 1)
-        turned = attrgetter("transposes")
-        _, alike = next(groupby(self._transforms[self.done : end], key=turned))
-        group = list(alike)
-        window = (self._window[0], self._window[1])
-        size = window[::-1] if group[0].transposes else window
-        boundary = self._settings.boundary
-        try:
-            seen = self._looked_at()
-            images = torch.stack([t.read(seen, boundary, size) for t in group])
-            moves = self._settings.position_moves()[self.done :][: len(group)]
-            found = extractor._forward(images, moves, self._on_step)
-        except (RuntimeError, MemoryError) as error:
-            if devices.is_out_of_memory(error):
-                self._batch = extractor._make_room(len(group), tokens)
-            elif extractor.device.type == "mps" and isinstance(error, NotImplementedError):
-                self._batch = extractor._go_on_with_the_cpu("cannot run this model", tokens)
-            else:
-                raise
-            if extractor.device != self._pixels.device:
-                del self._pixels
-            return
-        for transform, one in zip(group, found, strict=True):
-            self.take(transform.undo_tokens(one))
+        together = max(1, self._batch // len(windows)) if self.done else 1
+        passes = range(self.done, min(self.done + together, len(self._transforms)))
+        jobs = [(k, window) for k in passes for window in windows]
+        # Only images of one size go through the backbone together.
+        jobs.sort(key=self._window_size)
+        while jobs:
+            _, alike = next(groupby(jobs, key=self._window_size))
+            group = list(alike)[: self._batch]
+            try:
+                self._look(group)
+            except (RuntimeError, MemoryError) as error:
+                if devices.is_out_of_memory(error):
+                    self._batch = extractor._make_room(len(group), tokens)
+                elif extractor.device.type == "mps" and isinstance(error, NotImplementedError):
+                    self._batch = extractor._go_on_with_the_cpu("cannot run this model", tokens)
+                else:
+                    raise
+                if extractor.device != self._pixels.device:
+                    del self._pixels
+                continue
+            del jobs[: len(group)]
+        for _ in passes:
+            self.done += 1
             yield
+
+    def _look(self, group: Sequence[tuple[int, tuple[int, int]]]) -> None:
+        """Look through windows, each in a pass, and keep what their middles hang on."""
+        settings = self._settings
+        moves = settings.position_moves()
+        images = torch.stack(
+            [
+                self._transforms[k].read(
+                    self._looked_at(window), settings.boundary, self._window_size((k, window))
+                )
+                for k, window in group
+            ]
+        )
+        found = self._extractor._forward(images, [moves[k] for k, _ in group], self._on_step)
+        data = self._room(found.shape[-1])
+        for (k, window), one in zip(group, found, strict=True):
+            one = self._transforms[k].undo_tokens(one)
+            (into_y, from_y), (into_x, from_x) = (
+                axis.kept(k, n) for axis, n in zip(self._axes, window, strict=True)
+            )
+            data[k, into_y, into_x] = one[from_y, from_x]
+
+
+class _Windows:
+    """Windows along one axis, and where tokens lie in them.
+
+    Attributes
+    ----------
+    cuts
+        The windows in pixels.
+    seen, padded
+        Length of each as the backbone sees it, and filled up to whole patches.
+    lattices
+        For each pass, where the tokens that are kept lie, in pixels from the core's beginning.
+    """
+
+    def __init__(
+        self,
+        cuts: tuple[Cut, ...],
+        axis: int,
+        transforms: tuple[Transform, ...],
+        settings: Settings,
+    ) -> None:
+        assert settings.patch is not None
+        assert settings.stride is not None
+        self.cuts = cuts
+        patch, stride = settings.patch, settings.stride
+        begin = cuts[0].core.start
+        lengths = [one.window.stop - one.window.start for one in cuts]
+        self.seen = [max(1, round(settings.scale * n)) for n in lengths]
+        self.padded = [patch + (token_count(n, patch, stride) - 1) * stride for n in self.seen]
+        self._kept: list[list[slice]] = []
+        parts: list[list[Lattice]] = [[] for _ in transforms]
+        for cut, length, seen in zip(cuts, lengths, self.seen, strict=True):
+            along = [
+                t.axis_lattice(axis, seen, patch, stride, settings.boundary).scaled(length / seen)
+                for t in transforms
+            ]
+            core = slice(cut.core.start - cut.window.start, cut.core.stop - cut.window.start)
+            if len(cuts) == 1 and core == slice(0, length):
+                kept, inner = [slice(0, one.size) for one in along], along
+            else:
+                taken, cropped_ = cropped(along, length, core)
+                kept = [one for (one,) in taken]
+                inner = [one for one in cropped_ if isinstance(one, Lattice)]
+            self._kept.append(kept)
+            for mine, one in zip(parts, inner, strict=True):
+                mine.append(one.moved(begin - cut.core.start))
+        ends = [one.core.stop - begin for one in cuts]
+        self.lattices = tuple(join(one, ends) for one in parts)
+
+    def kept(self, k: int, window: int) -> tuple[slice, slice]:
+        """Where the kept tokens of a window go in a pass, and where among its own they are."""
+        part = self._kept[window][k]
+        first = sum(one[k].stop - one[k].start for one in self._kept[:window])
+        return slice(first, first + part.stop - part.start), part
+
+
+def _mapped(channels: torch.Tensor) -> torch.Tensor:
+    """Up to three channels (n, h, w) as colours; two as magenta and green, which add to grey."""
+    if len(channels) == 2:
+        return channels[[0, 1, 0]]
+    return channels
 
 
 def make_settings(settings: Settings | None = None, **changes: Any) -> Settings:

@@ -43,7 +43,7 @@ _ROWS = 128
 
 
 def filter_grids(
-    image: torch.Tensor, on_step: Callable[[], None] | None = None
+    image: torch.Tensor, on_step: Callable[[], None] | None = None, *, apart: bool = False
 ) -> tuple[Grid, ...]:
     """Filter an image.
 
@@ -53,9 +53,11 @@ def filter_grids(
     Parameters
     ----------
     image
-        (1 or 3, h, w) of float32 in [0, 1], on any device.
+        (1, 3 or n, h, w) of float32 in [0, 1], on any device.
     on_step
         Called now and then; what it raises ends the work.
+    apart
+        Whether these are n channels, of which each is filtered like a grey image, not colours.
 
     Returns
     -------
@@ -63,7 +65,7 @@ def filter_grids(
         One for every stride, of float16 on the image's device; those of luminance first.
     """
     planes = [image]
-    if len(image) > 1:
+    if len(image) > 1 and not apart:
         r, g, b = image.unbind()
         colours = torch.stack([r - g, (r + g) / 2 - b])
         planes = [image.mean(0, keepdim=True)]

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from .errors import ImageError
 
+Levels = npt.NDArray[np.float64]
+
 _SAMPLE = 1 << 21
 
 
 def stretch(
-    image: npt.ArrayLike, percentiles: tuple[float, float] = (1.0, 99.0)
+    image: npt.ArrayLike,
+    percentiles: tuple[float, float] = (1.0, 99.0),
+    *,
+    levels: Levels | None = None,
+    apart: bool = False,
 ) -> npt.NDArray[np.float32]:
     """Stretch an image's percentiles to black and white.
 
-    Colour channels are stretched together, so that hues stay. Values that are not finite
-    take no part in the percentiles; infinities become black or white, NaN mid-grey. A
-    constant image becomes mid-grey.
+    Colours are stretched together, so that hues stay. Values that are not finite take no part in
+    the percentiles; infinities become black or white, NaN mid-grey. What is constant becomes
+    mid-grey.
 
     Parameters
     ----------
@@ -26,17 +34,83 @@ def stretch(
         integer or real floating dtype.
     percentiles
         Lower and upper percentile in percent.
+    levels
+        What becomes black and white instead, of an image that is a part of another; see
+        :func:`levels_of`.
+    apart
+        Whether the last axis are channels, (h, w, n), each of which is stretched by itself.
 
     Returns
     -------
     ndarray of float32
-        (h, w, 1) or (h, w, 3), in [0, 1].
+        (h, w, 1), (h, w, 3) or (h, w, n), in [0, 1].
 
     Raises
     ------
     ImageError
         If the image has other dimensions, no pixels, no finite ones, or is not real.
     """
+    pixels = _checked(image, apart)
+    if levels is None:
+        levels = levels_of(pixels, percentiles, apart=apart)
+    # Integers of 32 bits and more and doubles lose nothing that a percentile could show.
+    values: npt.NDArray[np.floating] = pixels.astype(
+        np.float32 if pixels.dtype.itemsize <= 2 else np.float64
+    )
+    low, high = levels.T.astype(values.dtype)
+    # Halves first: the span of the largest doubles is no double.
+    span = high / 2 - low / 2
+    # Outliers may lie beyond all numbers when measured in tiny spans: black and white too.
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        stretched = np.clip((values / 2 - low / 2) / span, 0, 1)
+    flat = ~(high > low)
+    if flat.any():
+        constant = np.where(np.isinf(values), values > 0, 0.5)
+        stretched = np.where(flat, constant, stretched)
+    whole: npt.NDArray[np.float32] = np.nan_to_num(stretched, nan=0.5).astype(np.float32)
+    return whole
+
+
+def levels_of(
+    image: npt.ArrayLike, percentiles: tuple[float, float] = (1.0, 99.0), *, apart: bool = False
+) -> Levels:
+    """Values that become black and white.
+
+    Parameters
+    ----------
+    image, percentiles, apart
+        As for :func:`stretch`.
+
+    Returns
+    -------
+    ndarray of float64
+        (1, 2), or (n, 2) of n channels apart: of each the lower and the upper; the same where all
+        finite values are.
+
+    Raises
+    ------
+    ImageError
+        As :func:`stretch`.
+    """
+    pixels = _checked(image, apart)
+    planes = np.moveaxis(pixels, -1, 0) if apart else pixels[None]
+    return np.array([_levels(plane, percentiles) for plane in planes])
+
+
+def _levels(
+    plane: npt.NDArray[Any], percentiles: tuple[float, float]
+) -> tuple[np.floating, np.floating]:
+    known = plane[np.isfinite(plane)]
+    if known.size == 0:
+        raise ImageError("the image has no finite pixel: it is all NaN or infinite")
+    # An evenly spaced sample of millions gives the same percentiles to a grey level.
+    sample = known[:: max(1, known.size // _SAMPLE)].astype(np.float64)
+    low, high = np.percentile(sample, percentiles)
+    return (low, high) if high > low else (known.min(), known.max())
+
+
+def _checked(image: npt.ArrayLike, apart: bool) -> npt.NDArray[Any]:
+    """An image as (h, w, channels), without alpha."""
     image = np.asarray(image)
     if np.iscomplexobj(image):
         raise ImageError("the image is complex: pass its magnitude, np.abs(image), or its phase")
@@ -44,34 +118,13 @@ def stretch(
         raise ImageError(f"the image holds {image.dtype}, not numbers")
     if image.ndim == 2:
         image = image[..., None]
-    elif image.ndim != 3 or image.shape[-1] not in (3, 4):
+    elif image.ndim != 3 or not (apart or image.shape[-1] in (1, 3, 4)):
         raise ImageError(
             f"the image has shape {image.shape}: a grey image (h, w) or RGB(A) image "
             "(h, w, 3 or 4) is needed"
         )
-    image = image[..., :3]
+    if not apart:
+        image = image[..., :3]
     if image.size == 0:
         raise ImageError(f"the image has shape {image.shape[:2]}: it holds no pixels")
-    # Integers of 32 bits and more and doubles lose nothing that a percentile could show.
-    values: npt.NDArray[np.floating] = image.astype(
-        np.float32 if image.dtype.itemsize <= 2 else np.float64
-    )
-    finite = np.isfinite(values)
-    known = values[finite]
-    if known.size == 0:
-        raise ImageError("the image has no finite pixel: it is all NaN or infinite")
-    # An evenly spaced sample of millions gives the same percentiles to a grey level.
-    low, high = np.percentile(known[:: max(1, known.size // _SAMPLE)], percentiles)
-    if not high > low:
-        low, high = known.min(), known.max()
-    if not high > low:
-        stretched: npt.NDArray[np.floating] = np.full(values.shape, 0.5)
-        stretched[np.isposinf(values)], stretched[np.isneginf(values)] = 1, 0
-    else:
-        # Halves first: the span of the largest doubles is no double.
-        span = high / 2 - low / 2
-        # Outliers may lie beyond all numbers when measured in tiny spans: black and white too.
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            stretched = np.clip((values / 2 - low / 2) / span, 0, 1)
-    whole: npt.NDArray[np.float32] = np.nan_to_num(stretched, nan=0.5).astype(np.float32)
-    return whole
+    return image

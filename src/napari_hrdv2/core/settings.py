@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,6 +10,7 @@ from .transforms import Boundary, Pattern, Share, Transform, pass_transforms, sp
 from .upsample import Kernel
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+Colours = Literal["each", "mapped"]
 
 
 class Settings(BaseModel):
@@ -58,6 +59,28 @@ class Settings(BaseModel):
         "ratio): above 1 for structures much smaller than a patch, below 1 for much larger "
         "ones. Time grows with its square.",
     )
+    window: int = Field(
+        512,
+        ge=0,
+        description="Side of the windows that the backbone looks through at images larger than "
+        "that (pixels as it sees them; those around a window that it sees too not counted). "
+        "0: always at the whole image, which is slower and no better.",
+    )
+    channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None,
+        min_length=1,
+        description="Channels of multichannel images that are used, by index; none of grey and "
+        "RGB images.",
+    )
+    channel_count: int | None = Field(
+        None, ge=2, description="Of how many channels these are; None: of any number."
+    )
+    colours: Colours = Field(
+        "each",
+        description="What the backbone sees of several channels: 'each' as a grey image, in a "
+        "time proportional to their number, or up to three 'mapped' to red, green and blue (two "
+        "to magenta and green). Filters go over each.",
+    )
     filters: bool = Field(
         True,
         description="Whether hand-made filters at full resolution stand beside the tokens.",
@@ -102,6 +125,13 @@ class Settings(BaseModel):
         low, high = self.percentiles
         if low >= high:
             raise ValueError(f"percentiles must ascend, got {low:g} and {high:g}")
+        chosen = self.channels or ()
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"channels must differ, got {', '.join(map(str, chosen))}")
+        if self.channel_count is not None and max(chosen, default=0) >= self.channel_count:
+            raise ValueError(f"of {self.channel_count} channels, from 0 on, none is {max(chosen)}")
+        if self.colours == "mapped" and len(chosen) > 3:
+            raise ValueError(f"three channels at most can be mapped to colours, not {len(chosen)}")
         if self.patch is not None and self.stride is not None:
             if self.stride > self.patch:
                 raise ValueError(
@@ -109,6 +139,11 @@ class Settings(BaseModel):
                 )
             self.transforms()
         return self
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether images have channels beside each other, rather than grey levels or colours."""
+        return self.channels is not None
 
     @property
     def is_resolved(self) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from .settings import Settings
-from .transforms import Lattice
+from .transforms import AxisLattice, cropped
 from .upsample import Kernel, Operator
 
 
@@ -29,7 +30,7 @@ class Grid:
     """
 
     data: torch.Tensor
-    lattices: tuple[tuple[Lattice, Lattice], ...]
+    lattices: tuple[tuple[AxisLattice, AxisLattice], ...]
     image_shape: tuple[int, int]
     kernel: Kernel = "bilinear"
 
@@ -45,25 +46,25 @@ class Grid:
 
     def crop(self, region: tuple[slice, slice]) -> Grid:
         """Those vectors that the pixels of a region hang on, as a grid of the region."""
-        starts, lattices = [], []
-        for axis, part in enumerate(region):
-            along = [pair[axis] for pair in self.lattices]
-            ends = [
-                [int((at - one.origin) // one.stride) for one in along]
-                for at in (part.start + 0.5, part.stop - 0.5)
-            ]
-            size = min(along[0].size, max(b - a for a, b in zip(*ends, strict=True)) + 2)
-            first = [min(max(a, 0), one.size - size) for a, one in zip(ends[0], along, strict=True)]
-            starts.append([slice(a, a + size) for a in first])
-            lattices.append(
-                [
-                    replace(one, origin=one.origin + a * one.stride - part.start, size=size)
-                    for a, one in zip(first, along, strict=True)
-                ]
-            )
-        pieces = [one[y, x] for one, y, x in zip(self.data, *starts, strict=True)]
+        taken, lattices = [], []
+        for axis, (n, part) in enumerate(zip(self.image_shape, region, strict=True)):
+            mine, along = cropped([pair[axis] for pair in self.lattices], n, part)
+            taken.append(mine)
+            lattices.append(along)
+        pieces = [
+            _taken(_taken(one, rows, 0), columns, 1)
+            for one, rows, columns in zip(self.data, *taken, strict=True)
+        ]
         shape = (region[0].stop - region[0].start, region[1].stop - region[1].start)
-        return Grid(torch.stack(pieces), tuple(zip(*lattices, strict=True)), shape, self.kernel)
+        # Of a single pass nothing is copied.
+        data = torch.stack(pieces) if len(pieces) > 1 else pieces[0][None]
+        return Grid(data, tuple(zip(*lattices, strict=True)), shape, self.kernel)
+
+
+def _taken(data: torch.Tensor, parts: Sequence[slice], axis: int) -> torch.Tensor:
+    """Some slices along an axis, one after the other."""
+    found = [data.narrow(axis, one.start, one.stop - one.start) for one in parts]
+    return found[0] if len(found) == 1 else torch.cat(found, axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class Tokens:
     """
 
     data: torch.Tensor
-    lattices: tuple[tuple[Lattice, Lattice], ...]
+    lattices: tuple[tuple[AxisLattice, AxisLattice], ...]
     image_shape: tuple[int, int]
     settings: Settings
     filters: tuple[Grid, ...] = ()

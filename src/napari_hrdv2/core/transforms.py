@@ -9,8 +9,11 @@ boundary rule, which makes padding to the token grid part of the same read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -74,6 +77,115 @@ class Lattice:
         """The same tokens where pixels are so many times as large."""
         start = None if self.start is None else self.start * factor
         return Lattice(self.origin * factor, self.stride * factor, self.size, start)
+
+    def moved(self, by: float) -> Lattice:
+        """The same tokens where pixels are counted from so much farther on."""
+        start = None if self.start is None else self.start - by
+        return Lattice(self.origin - by, self.stride, self.size, start)
+
+    def stretches(self, n: int) -> tuple[Stretch, ...]:
+        """The one stretch of the axis, of ``n`` pixels, that it is of."""
+        return (Stretch(slice(0, n), self, 0),)
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Lattices of stretches of an axis, one after the other: every pixel hangs on its stretch's.
+
+    Attributes
+    ----------
+    parts
+        Of each stretch, in pixels from the axis's beginning; they may overlap.
+    ends
+        For each stretch, the pixel before which it ends.
+    """
+
+    parts: tuple[Lattice, ...]
+    ends: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return sum(one.size for one in self.parts)
+
+    def stretches(self, n: int) -> tuple[Stretch, ...]:
+        """The stretches of the axis, of ``n`` pixels."""
+        pixels = [slice(*pair) for pair in pairwise((0, *self.ends))]
+        first = accumulate((one.size for one in self.parts), initial=0)
+        return tuple(map(Stretch, pixels, self.parts, first))
+
+
+class Stretch(NamedTuple):
+    """A stretch of an axis.
+
+    Attributes
+    ----------
+    pixels
+        Those of the stretch.
+    lattice
+        Where their tokens lie.
+    first
+        Index of the first of these among all tokens of the axis.
+    """
+
+    pixels: slice
+    lattice: Lattice
+    first: int
+
+
+AxisLattice = Lattice | Joined
+
+
+def join(parts: Sequence[Lattice], ends: Sequence[int]) -> AxisLattice:
+    """Lattices of stretches that end at some pixels, as the lattice of the whole axis."""
+    return parts[0] if len(parts) == 1 else Joined(tuple(parts), tuple(ends))
+
+
+def cropped(
+    lattices: Sequence[AxisLattice], n: int, part: slice
+) -> tuple[list[list[slice]], list[AxisLattice]]:
+    """Those tokens that some pixels of an axis hang on.
+
+    Parameters
+    ----------
+    lattices
+        Of several passes, all of the same stretches.
+    n
+        Length of the axis in pixels.
+    part
+        The pixels.
+
+    Returns
+    -------
+    list of list of slice
+        For each lattice, which of its tokens: a slice for each stretch that the part touches. Of
+        every lattice they are as many.
+    list of Lattice or Joined
+        Where these lie, in pixels from the part's beginning.
+    """
+    taken: list[list[slice]] = [[] for _ in lattices]
+    parts: list[list[Lattice]] = [[] for _ in lattices]
+    ends = []
+    for mine in zip(*(one.stretches(n) for one in lattices), strict=True):
+        pixels = mine[0].pixels
+        start, stop = max(part.start, pixels.start), min(part.stop, pixels.stop)
+        if start >= stop:
+            continue
+        ends.append(stop - part.start)
+        along = [one.lattice for one in mine]
+        spans = []
+        for one in along:
+            low = math.floor((start + 0.5 - one.origin) / one.stride)
+            high = math.ceil((stop - 0.5 - one.origin) / one.stride)
+            spans.append([min(max(k, 0), one.size - 1) for k in (low, high)])
+        size = max(high - low for low, high in spans) + 1
+        for k, ((low, _), one) in enumerate(zip(spans, along, strict=True)):
+            first = min(low, one.size - size)
+            at = mine[k].first + first
+            taken[k].append(slice(at, at + size))
+            origin = one.origin + first * one.stride - part.start
+            parts[k].append(replace(one, origin=origin, size=size))
+    return taken, [join(one, ends) for one in parts]
 
 
 @dataclass(frozen=True)
@@ -204,16 +316,20 @@ class Transform:
         tuple of Lattice
             Along y and along x, with ascending centres.
         """
-        lattices = []
-        for axis, n in enumerate(shape):
-            _, sign, shift = self._axis(axis)
-            size = token_count(n, patch, stride)
-            first = patch / 2 - shift
-            # On a mirrored axis the last patch became the first, counted from the far edge.
-            origin = first if sign > 0 else n - first - (size - 1) * stride
-            start = -sign * shift if boundary == "periodic" else None
-            lattices.append(Lattice(origin, stride, size, start))
-        return lattices[0], lattices[1]
+        y, x = (self.axis_lattice(axis, n, patch, stride, boundary) for axis, n in enumerate(shape))
+        return y, x
+
+    def axis_lattice(
+        self, axis: int, n: int, patch: int, stride: int, boundary: Boundary
+    ) -> Lattice:
+        """Where the tokens of this pass lie along one axis, of ``n`` pixels."""
+        _, sign, shift = self._axis(axis)
+        size = token_count(n, patch, stride)
+        first = patch / 2 - shift
+        # On a mirrored axis the last patch became the first, counted from the far edge.
+        origin = first if sign > 0 else n - first - (size - 1) * stride
+        start = -sign * shift if boundary == "periodic" else None
+        return Lattice(origin, stride, size, start)
 
 
 def _from_arrays(matrix: np.ndarray, shift: np.ndarray) -> Transform:

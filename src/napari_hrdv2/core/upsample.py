@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from .transforms import Lattice
+from .transforms import AxisLattice, Lattice, Stretch
 
 if TYPE_CHECKING:
     from .tokens import Tokens
@@ -71,6 +71,12 @@ class Rows:
         index = torch.cat([one.index + k * columns for k, one in enumerate(blocks)], 1)
         return cls(index, torch.cat([one.weight for one in blocks], 1))
 
+    @classmethod
+    def below(cls, blocks: list[Rows]) -> Rows:
+        """Matrices of the same columns, one below the other."""
+        index = torch.cat([one.index for one in blocks])
+        return cls(index, torch.cat([one.weight for one in blocks]))
+
 
 def interpolation(at: npt.NDArray[np.floating], n: int, lattice: Lattice, kernel: Kernel) -> Rows:
     """Matrix that interpolates tokens along one axis.
@@ -115,42 +121,54 @@ class _Axis:
         Of each pass, which of the lattices is its.
     """
 
-    def __init__(self, n: int, lattices: list[Lattice], kernel: Kernel) -> None:
+    def __init__(self, n: int, lattices: list[AxisLattice], kernel: Kernel) -> None:
         self._n, self._kernel = n, kernel
         self.distinct = list(dict.fromkeys(lattices))
         self.block = torch.tensor([self.distinct.index(one) for one in lattices])
+        # Of each stretch of the axis, one of every lattice.
+        self._stretches = list(zip(*(one.stretches(n) for one in self.distinct), strict=True))
 
-    def _at(self, at: npt.NDArray[np.floating]) -> Rows:
-        size = self.distinct[0].size
-        return Rows.beside(
-            [interpolation(at, self._n, one, self._kernel) for one in self.distinct], size
-        )
+    def _at(self, at: npt.NDArray[np.floating], stretch: tuple[Stretch, ...]) -> Rows:
+        blocks = []
+        for one in stretch:
+            rows = interpolation(at, self._n, one.lattice, self._kernel)
+            blocks.append(Rows(rows.index + one.first, rows.weight))
+        return Rows.beside(blocks, self.distinct[0].size)
 
     @cached_property
     def pixels(self) -> Rows:
-        return self._at(np.arange(self._n) + 0.5)
+        return Rows.below([self._at(_centres(one[0].pixels), one) for one in self._stretches])
 
     @cached_property
     def factors(self) -> tuple[Rows, Rows | None]:
         """L and V of U = L V; None for a V of one lattice, which changes nothing."""
         if len(self.distinct) == 1:
             return self.pixels, None
-        pixels = np.arange(self._n) + 0.5
-        if self._kernel == "nearest" or any(one.start is not None for one in self.distinct):
+        some = [one.lattice for stretch in self._stretches for one in stretch]
+        if self._kernel == "nearest" or any(one.start is not None for one in some):
             # These jump: every pixel is a knot.
             same = torch.arange(self._n)[:, None]
             return Rows(same, torch.ones(self._n, 1)), self.pixels
-        knots = np.unique([one.origin + one.stride * np.arange(one.size) for one in self.distinct])
-        after = np.clip(np.searchsorted(knots, pixels), 1, max(len(knots) - 1, 1))
-        before = after - 1
-        after = np.minimum(after, len(knots) - 1)
-        gap = np.where(after > before, knots[after] - knots[before], 1.0)
-        fraction = np.clip((pixels - knots[before]) / gap, 0, 1)
-        line = Rows(
-            torch.from_numpy(np.stack([before, after], 1)),
-            torch.from_numpy(np.stack([1 - fraction, fraction], 1)).float(),
-        )
-        return line, self._at(knots)
+        lines, unions, count = [], [], 0
+        for stretch in self._stretches:
+            pixels = _centres(stretch[0].pixels)
+            own = [one.lattice for one in stretch]
+            knots = np.unique([one.origin + one.stride * np.arange(one.size) for one in own])
+            after = np.clip(np.searchsorted(knots, pixels), 1, max(len(knots) - 1, 1))
+            before = after - 1
+            after = np.minimum(after, len(knots) - 1)
+            gap = np.where(after > before, knots[after] - knots[before], 1.0)
+            fraction = np.clip((pixels - knots[before]) / gap, 0, 1)
+            index = torch.from_numpy(np.stack([before, after], 1)) + count
+            weight = torch.from_numpy(np.stack([1 - fraction, fraction], 1)).float()
+            lines.append(Rows(index, weight))
+            unions.append(self._at(knots, stretch))
+            count += len(knots)
+        return Rows.below(lines), Rows.below(unions)
+
+
+def _centres(pixels: slice) -> npt.NDArray[np.floating]:
+    return np.arange(pixels.start, pixels.stop) + 0.5
 
 
 class Operator:
@@ -169,7 +187,7 @@ class Operator:
     def __init__(
         self,
         shape: tuple[int, int],
-        lattices: tuple[tuple[Lattice, Lattice], ...],
+        lattices: tuple[tuple[AxisLattice, AxisLattice], ...],
         kernel: Kernel,
     ) -> None:
         self.shape = shape

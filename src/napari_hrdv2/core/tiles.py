@@ -1,0 +1,193 @@
+"""How planes are cut: into windows that the backbone looks through, and tiles to work on.
+
+A transformer looks through windows of about the size that it was trained with. That is faster than
+at a large image as a whole, where every token attends to all others, and it segments better
+(docs/accuracy.md). Every pixel's features come from one window, in whose middle it lies, so that
+a tile, made of some of the windows, has just the features that it has in the whole image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from .cache import digest_of
+from .normalise import Levels, levels_of
+from .planes import Index, Planes, Region
+from .settings import Settings
+
+# Pixels, as the backbone sees them, that a window reaches beyond those that it is for, and pixels
+# of the image that filters reach.
+_MARGIN, _REACH = 56, 40
+# A little larger than a window is no reason for a second one.
+_SLACK = 0.25
+# Up to how many windows a plane is one tile, and windows along an axis of a tile otherwise.
+_TOGETHER, _SIDE = 20, 2
+# Up to how many pixels of a plane its levels are taken from all of them; beyond, from so many
+# blocks along each axis, of so many pixels squared.
+_ALL, _BLOCKS, _BLOCK = 1 << 24, 16, 128
+
+
+class Cut(NamedTuple):
+    """Pixels along an axis.
+
+    Attributes
+    ----------
+    core
+        Those whose features are wanted.
+    window
+        Those looked at for that.
+    """
+
+    core: slice
+    window: slice
+
+    def moved(self, by: int) -> Cut:
+        """The same, counted from another pixel."""
+        core, window = (slice(one.start - by, one.stop - by) for one in self)
+        return Cut(core, window)
+
+
+class Tile(NamedTuple):
+    """Some of a plane's windows, which go together.
+
+    Attributes
+    ----------
+    rows, columns
+        The windows along y and along x.
+    """
+
+    rows: tuple[Cut, ...]
+    columns: tuple[Cut, ...]
+
+    @property
+    def core(self) -> Region:
+        """Rows and columns of the pixels whose features are wanted."""
+        y, x = (slice(one[0].core.start, one[-1].core.stop) for one in self)
+        return y, x
+
+    @property
+    def window(self) -> Region:
+        """Rows and columns of the pixels looked at."""
+        y, x = (slice(one[0].window.start, one[-1].window.stop) for one in self)
+        return y, x
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(h, w) of the pixels whose features are wanted."""
+        y, x = (one.stop - one.start for one in self.core)
+        return y, x
+
+    def inner(self) -> Tile:
+        """The same, in pixels from the beginning of :attr:`window`."""
+        y, x = (
+            tuple(one.moved(part.start) for one in cuts)
+            for cuts, part in zip(self, self.window, strict=True)
+        )
+        return Tile(y, x)
+
+
+def cuts(n: int, settings: Settings) -> tuple[Cut, ...]:
+    """The windows along an axis of ``n`` pixels."""
+    count = 1
+    if settings.window and settings.boundary != "periodic":
+        count = max(1, math.ceil(n * settings.scale / settings.window - _SLACK))
+    # Even, as some filters lie on every second pixel.
+    beyond = max(_MARGIN / settings.scale, _REACH)
+    step, margin = (2 * math.ceil(v / 2) for v in (n / count, beyond))
+    found = []
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        found.append(Cut(slice(start, stop), slice(max(0, start - margin), min(n, stop + margin))))
+    return tuple(found)
+
+
+def whole(shape: tuple[int, int], settings: Settings) -> Tile:
+    """The tile that is all of a plane (h, w)."""
+    return Tile(cuts(shape[0], settings), cuts(shape[1], settings))
+
+
+def tiles(shape: tuple[int, int], settings: Settings) -> tuple[Tile, ...]:
+    """The tiles of a plane (h, w), row by row; one where it is not large."""
+    everything = whole(shape, settings)
+    rows, columns = everything
+    if len(rows) * len(columns) <= _TOGETHER:
+        return (everything,)
+    return tuple(Tile(y, x) for y in _grouped(rows) for x in _grouped(columns))
+
+
+def _grouped(all_cuts: tuple[Cut, ...]) -> Iterator[tuple[Cut, ...]]:
+    for start in range(0, len(all_cuts), _SIDE):
+        yield all_cuts[start : start + _SIDE]
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A part of a plane, with all that its features hang on but the settings.
+
+    Attributes
+    ----------
+    pixels
+        (h, w), (h, w, 3 or 4) or (h, w, n): those of the tile's :attr:`Tile.window`.
+    tile
+        Which part it is; None for an image that is by itself.
+    levels
+        What is stretched to black and white; None for an image's own.
+    """
+
+    pixels: npt.NDArray[Any]
+    tile: Tile | None = None
+    levels: Levels | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the content, in hex."""
+        found = digest_of(self.pixels)
+        if self.tile is None and self.levels is None:
+            return found
+        where = None if self.tile is None else self.tile.inner()
+        levels = None if self.levels is None else self.levels.tolist()
+        return hashlib.sha256(f"{found} {where} {levels}".encode()).hexdigest()
+
+
+def levels_in(planes: Planes, index: Index, settings: Settings) -> Levels:
+    """Levels of a plane, from a part of its pixels where it is very large."""
+    height, width = planes.shape
+    apart = planes.channels is not None
+    if height * width <= _ALL:
+        return levels_of(planes.read(index), settings.percentiles, apart=apart)
+    y, x = (np.linspace(0, max(0, n - _BLOCK), _BLOCKS).astype(int) for n in planes.shape)
+    blocks = [
+        planes.read(index, (slice(a, a + _BLOCK), slice(b, b + _BLOCK))) for a in y for b in x
+    ]
+    return levels_of(np.concatenate(blocks), settings.percentiles, apart=apart)
+
+
+def piece_of(planes: Planes, index: Index, tile: Tile, levels: Levels | None) -> Piece:
+    """Read a part of a plane.
+
+    Parameters
+    ----------
+    planes, index
+        The plane.
+    tile
+        The part, one of :func:`tiles`.
+    levels
+        Of the plane, see :func:`levels_in`; not needed of a tile that is the whole plane.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read.
+    """
+    pixels = planes.read(index, tile.window)
+    if tile.shape == planes.shape:
+        return Piece(pixels)
+    return Piece(pixels, tile, levels)
