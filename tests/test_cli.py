@@ -194,7 +194,7 @@ GREY = np.tile(np.arange(40, dtype=np.uint8), (40, 1))
         pytest.param(GREY, two_strokes() / 2, "whole numbers", id="fractions"),
         pytest.param(GREY * np.nan, two_strokes(), "no finite pixel", id="all NaN"),
         pytest.param(GREY * 1j, two_strokes(), "complex", id="complex"),
-        pytest.param(np.stack([GREY] * 5), two_strokes(), "only single grey", id="stack"),
+        pytest.param(np.stack([GREY] * 5), two_strokes(), "must be the same", id="stack"),
         pytest.param(GREY[:1, :1], two_strokes((1, 7))[:, :1], "only class", id="1x1"),
     ],
 )
