@@ -165,11 +165,11 @@ def segment(
     from .core.methods import make_classifier
     from .core.refine import make_refinement
 
-    check_output(output, image, strokes)
     learner = make_classifier(classifier)
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     source = open_image(image, axes=axes)
     planes = source.planes
+    check_output(output, image, strokes, axes=planes.labels_axes)
     painted = _painted(strokes, planes)
     extractor = _extractor(
         device,

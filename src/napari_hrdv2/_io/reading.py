@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,10 +203,12 @@ def _open_bioio(path: Path, scene: int, level: int) -> Found:
     image.set_scene(scene)
     pick(image.resolution_levels, level, "level")
     image.set_resolution_level(level)
-    units = getattr(image, "dimension_properties", None)
     sizes = {}
-    for axis in "ZYX":
-        unit = getattr(getattr(units, axis, None), "unit", None)
-        if size := getattr(image.physical_pixel_sizes, axis):
-            sizes[axis] = Length(float(size), None if unit is None else str(unit))
+    # Its plug-ins fail in many ways where a file lacks them; younger versions alone tell units.
+    with suppress(Exception):
+        for axis in "ZYX":
+            unit = getattr(getattr(image, "dimension_properties", None), axis, None)
+            if size := getattr(image.physical_pixel_sizes, axis):
+                spelt = getattr(unit, "unit", None)
+                sizes[axis] = Length(float(size), None if spelt is None else str(spelt))
     return Found(image.dask_data, tuple(image.dims.order.lower()), sizes, image.channel_names or ())

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+import sys
+import warnings
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import Any, BinaryIO
 from xml.etree import ElementTree
@@ -16,6 +20,7 @@ import numpy.typing as npt
 import tifffile
 
 from ..core.base import PixelClass
+from ..core.errors import ImageError, ImageWarning
 from .ngff import find_zarr
 from .source import KEY, Found, Length, metres_of, pick, symbol_of, unit_name
 
@@ -30,10 +35,15 @@ _MICROSCOPE = 1000
 def open_tiff(path: Path, scene: int, level: int) -> Found:
     """Find an image in a TIFF; raises whatever a damaged file drives tifffile into."""
     with ExitStack() as stack:
-        tiff = stack.enter_context(tifffile.TiffFile(path))
-        series = pick(tiff.series, scene, "scene")
+        with _heeding_damage(path):
+            tiff = stack.enter_context(tifffile.TiffFile(path))
+            series = pick(tiff.series, scene, "scene")
         plane = pick(series.levels, level, "level")
-        sizes, channels = _metadata(tiff, scene)
+        try:
+            sizes, channels = _metadata(tiff, scene)
+        except (ElementTree.ParseError, ValueError):
+            # The pixels are worth more than what is said of them.
+            sizes, channels = {}, ()
         shrunk = dict(zip(series.axes, np.divide(series.shape, plane.shape), strict=True))
         sizes = {k: Length(v * float(shrunk.get(k, 1)), unit) for k, (v, unit) in sizes.items()}
         zarr = find_zarr()
@@ -46,6 +56,27 @@ def open_tiff(path: Path, scene: int, level: int) -> Found:
             # The file stays open for as long as its pixels may be asked for.
             weakref.finalize(array, stack.pop_all().close)
         return Found(array, tuple(plane.axes.lower()), sizes, channels)
+
+
+@contextmanager
+def _heeding_damage(path: Path) -> Iterator[None]:
+    """Tell of damage that tifffile reads past, and refuse a stack that was cut short.
+
+    tifffile takes what it finds for the whole, and tells its log alone.
+    """
+    log = logging.getLogger("tifffile")
+    kept = BufferingHandler(sys.maxsize)
+    log.addHandler(kept)
+    try:
+        yield
+    finally:
+        log.removeHandler(kept)
+    said = [record.getMessage() for record in kept.buffer if record.levelno >= logging.WARNING]
+    if any("invalid page offset" in one for one in said):
+        raise ImageError("it ends before its last page: copy it anew")
+    if said:
+        text = f"{path} may be damaged: {said[0][:200]}"
+        warnings.warn(text, ImageWarning, stacklevel=2)
 
 
 def _metadata(tiff: Any, scene: int) -> tuple[dict[str, Length], Sequence[str | None]]:
@@ -92,6 +123,16 @@ def tiff_classes(path: Path) -> list[Any]:
         root = ElementTree.fromstring(tiff.ome_metadata)  # noqa: S314, tifffile has parsed it
     about = root.findtext("{*}Image/{*}Description") or ""
     return list(json.loads(about)[KEY]["classes"]) if about.startswith(f'{{"{KEY}"') else []
+
+
+def has_tiff_axes(axes: str) -> bool:
+    """Whether an OME-TIFF can have these axes: few beside T, Z and C, and not in every order."""
+    n = len(axes)
+    try:
+        tifffile.OmeXml().addimage("uint8", (2,) * n, (2 ** (n - 2), 1, 1, 2, 2, 1), axes=axes)
+    except tifffile.OmeXmlError:
+        return False
+    return True
 
 
 @contextmanager
@@ -148,8 +189,9 @@ class _Pixels:
         *index, _, rows, columns = key
         y, *_ = rows.indices(height)
         x, *_ = columns.indices(width)
-        # Of a channel axis, which no index is given for, all planes.
-        first = int(np.ravel_multi_index([*index, *[0] * (len(stack) - len(index))], stack or (1,)))
+        # Of a channel axis, which no index is given for, all planes. No stack, as if of one.
+        index = [0, *index, *[0] * (len(stack) - len(index))]
+        first = int(np.ravel_multi_index(index, (1, *stack)))
         for k, plane in enumerate(values.reshape(-1, *values.shape[-2:]), first):
             for row, line in enumerate(plane, k * height + y):
                 self._file.seek(self._offset + (row * width + x) * values.itemsize)

@@ -15,10 +15,10 @@ from ..core.errors import ImageError
 from ..core.files import replacing
 from ..core.planes import Index, Region
 from .ngff import is_zarr, ngff_target
-from .tiff import tiff_target
+from .tiff import has_tiff_axes, tiff_target
 
 
-def check_output(path: Path, *inputs: Path) -> None:
+def check_output(path: Path, *inputs: Path, axes: str = "YX") -> None:
     """Refuse the name of a result that cannot be one, before any work is done for it.
 
     Parameters
@@ -27,18 +27,26 @@ def check_output(path: Path, *inputs: Path) -> None:
         Of the result.
     inputs
         Files and folders that it is made of.
+    axes
+        Of the result.
 
     Raises
     ------
     ImageError
-        If its ending is of no kind that results have, or it would replace an input or a folder
-        of something else.
+        If its ending is of no kind that results have, or of one without such axes, or it would
+        replace an input or a folder of something else.
     """
-    if path.suffix.lower() not in (".tif", ".tiff", ".zarr"):
+    is_ngff = path.suffix.lower() == ".zarr"
+    if not is_ngff and path.suffix.lower() not in (".tif", ".tiff"):
         raise ImageError(f"the result is a TIFF or OME-Zarr: give {path} the ending .tif or .zarr")
+    if not is_ngff and not has_tiff_axes(axes):
+        raise ImageError(
+            f"a TIFF cannot have the axes {axes}: call them otherwise by --axes, such as T, Z and "
+            f"Q, or give {path} the ending .zarr"
+        )
     if path.resolve() in {one.resolve() for one in inputs}:
         raise ImageError(f"{path} is one of the inputs: give the result another name")
-    if path.is_dir() and not (path.suffix.lower() == ".zarr" and is_zarr(path)):
+    if path.is_dir() and not (is_ngff and is_zarr(path)):
         raise ImageError(f"{path} is a folder of something else: give the result another name")
 
 
@@ -128,7 +136,7 @@ def open_results(
     OSError
         If the disk is full, or cannot be written to for another reason.
     """
-    check_output(path)
+    check_output(path, axes=axes)
     about: dict[str, Any] = {
         "pixel_size": {k: size for k, size in (pixel_size or {}).items() if k in axes},
         "unit": unit,
