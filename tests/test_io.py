@@ -396,7 +396,7 @@ def test_missing_chunks_are_told_once(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(planes.read((), (slice(16), slice(16))), array[:16, :16])
-    with pytest.warns(ImageWarning, match=rf"image\.zarr: {4 if shards else 1} of 16 chunks"):
+    with pytest.warns(ImageWarning, match=rf"image\.zarr/0: {4 if shards else 1} of 16 chunks"):
         found = planes.read()
     assert (found[:side, side : 2 * side] == 0).all()
     np.testing.assert_array_equal(found[:, :side], array[:, :side])

@@ -506,7 +506,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import pooch
 
-    from .core.errors import HRDv2Error, RefinementWarning
+    from .core.errors import HRDv2Error, ImageWarning, RefinementWarning
 
     pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
 
@@ -517,6 +517,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = show_warning
         # Of every image, not only of the first.
         warnings.simplefilter("always", RefinementWarning)
+        warnings.simplefilter("always", ImageWarning)
         try:
             code = app(arguments, prog_name="napari-hrdv2", standalone_mode=False)
         except (HRDv2Error, OSError) as error:

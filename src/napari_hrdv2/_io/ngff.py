@@ -132,8 +132,8 @@ class _Chunks:
             if there == 0:
                 raise ImageError(f"none of its {count} chunks are there: copy it anew")
             warnings.warn(
-                f"{self._path}: {count - there} of {count} chunks of {self._array.path or 'it'} "
-                "are missing, and are taken for empty: copy it anew if they should not be",
+                f"{self._path / self._array.path}: {count - there} of {count} chunks are missing "
+                "and taken for empty: copy it anew if they should not be",
                 ImageWarning,
                 stacklevel=2,
             )
