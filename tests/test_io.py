@@ -634,11 +634,27 @@ def test_probabilities_come_back(target: Path) -> None:
             for region in REGIONS:
                 results.write((k,), region, scores[k][region])
     source = open_image(target)
-    check(source, np.moveaxis(scores, -1, 1), "ZCYX")
+    if target.suffix == ".zarr":
+        check(source, np.moveaxis(scores, -1, 0), "CZYX")
+    else:
+        check(source, np.moveaxis(scores, -1, 1), "ZCYX")
     assert source.channel_names == ("Zellkern µ", "Grund")
     assert source.pixel_size.get("X", 1) == 1
     assert source.unit is None
     assert read_classes(target) == CLASSES
+
+
+def test_ome_zarr_has_its_own_order_of_axes(tmp_path: Path) -> None:
+    path, labels = tmp_path / "out.zarr", numbers(4, 3, 16, 23)
+    options: dict[str, Any] = {"pixel_size": UM, "unit": "micrometer", "chunks": (2, 1, 8, 23)}
+    with open_results(path, "ZTYX", labels.shape, "uint16", **options) as results:
+        for index in np.ndindex(4, 3):
+            for region in REGIONS:
+                results.write(index, region, labels[index][region])
+    source = open_image(path)
+    check(source, labels.swapaxes(0, 1), "TZYX")
+    assert source.pixel_size == UM
+    assert json.loads((path / "0" / ".zarray").read_text())["chunks"] == [1, 2, 8, 23]
 
 
 def test_ome_zarr_of_labels_is_what_other_programs_look_for(tmp_path: Path) -> None:

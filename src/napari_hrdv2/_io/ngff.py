@@ -17,6 +17,8 @@ from ..core.errors import ImageError, ImageWarning
 from .source import KEY, Found, Length, pick
 
 _CHUNK = 512
+# NGFF's, of which axes of its own go where channels do.
+_ORDER = {"T": 0, "C": 1, "Z": 2, "Y": 3, "X": 4}
 _FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -176,12 +178,17 @@ def ngff_target(
     zarr = _zarr()
     from numcodecs import Blosc
 
+    stored = "".join(sorted(axes, key=lambda one: _ORDER.get(one, _ORDER["C"])))
+    lengths = dict(zip(axes, shape, strict=True))
+    sides = dict.fromkeys(axes, 1) | {one: min(lengths[one], _CHUNK) for one in "YX"}
+    if chunks is not None:
+        sides = dict(zip(axes, chunks, strict=True))
     group = zarr.create_group(path, zarr_format=2)
     array = group.create_array(
         "0",
-        shape=shape,
+        shape=tuple(lengths[one] for one in stored),
         dtype=np.dtype(dtype),
-        chunks=chunks or (1,) * (len(shape) - 2) + tuple(min(n, _CHUNK) for n in shape[-2:]),
+        chunks=tuple(sides[one] for one in stored),
         compressors=Blosc("zstd"),
         fill_value=0,
         chunk_key_encoding={"name": "v2", "separator": "/"},
@@ -189,12 +196,12 @@ def ngff_target(
         config={"write_empty_chunks": True},
     )
     described: list[dict[str, str]] = []
-    for axis in axes:
+    for axis in stored:
         kind = {"C": "channel", "T": "time", "Z": "space", "Y": "space", "X": "space"}.get(axis)
         described.append({"name": axis.lower()} | ({"type": kind} if kind else {}))
         if unit is not None and axis in pixel_size:
             described[-1]["unit"] = unit
-    scale = [pixel_size.get(axis, 1.0) for axis in axes]
+    scale = [pixel_size.get(axis, 1.0) for axis in stored]
     transformations = [{"type": "scale", "scale": scale}]
     dataset = {"path": "0", "coordinateTransformations": transformations}
     about: dict[str, Any] = {
@@ -224,4 +231,18 @@ def ngff_target(
         ]
         about["omero"] = {"channels": channels}
     group.attrs.update(about)
-    yield array
+    yield _Reordered(array, axes, stored)
+
+
+class _Reordered:
+    """An array to assign regions of planes to, whose axes have another order than one's own."""
+
+    def __init__(self, array: Any, axes: str, stored: str) -> None:
+        self._array, self._stored = array, stored
+        self._stack = [one for one in axes if one not in "CYX"]
+
+    def __setitem__(self, key: tuple[Any, ...], values: npt.NDArray[Any]) -> None:
+        *index, _, rows, columns = key
+        along = dict(zip(self._stack, index, strict=True))
+        along |= {"C": slice(None), "Y": rows, "X": columns}
+        self._array[tuple(along[one] for one in self._stored)] = values

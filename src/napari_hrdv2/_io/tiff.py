@@ -46,10 +46,9 @@ def open_tiff(path: Path, scene: int, level: int) -> Found:
             sizes, channels = {}, ()
         shrunk = dict(zip(series.axes, np.divide(series.shape, plane.shape), strict=True))
         sizes = {k: Length(v * float(shrunk.get(k, 1)), unit) for k, (v, unit) in sizes.items()}
-        zarr = find_zarr()
         if plane.dataoffset is not None:
             array: Any = tifffile.memmap(path, series=scene, level=level, mode="r")
-        elif zarr is None:
+        elif (zarr := find_zarr()) is None:
             array = plane.asarray()
         else:
             array = zarr.open_array(series.aszarr(level=level), mode="r")

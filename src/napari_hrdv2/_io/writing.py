@@ -112,7 +112,7 @@ def open_results(
         than 256 MB is not compressed, so that it need not be in memory.
     axes
         A letter for every axis, as :attr:`Planes.labels_axes`; probabilities have C before Y
-        and X.
+        and X. OME-Zarr puts them into its own order: T, C, Z, Y, X.
     shape
         Length of each.
     dtype
@@ -122,7 +122,7 @@ def open_results(
     classes
         Of the segmentation; with a C axis, those that its channels are of.
     chunks
-        Of OME-Zarr; by default planes in squares of 512 pixels.
+        Of OME-Zarr, along these axes; by default planes in squares of 512 pixels.
 
     Yields
     ------
