@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from PIL import Image
 
 from napari_hrdv2._cli import main
+from napari_hrdv2._io import open_image, read_classes
 from napari_hrdv2._sample_data import CLASSES, sample_strokes
 from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.methods import load_classifier
@@ -168,6 +170,77 @@ def test_segment_reads_colour_jpegs_and_palette_strokes(files: Path, tiny_weight
     assert set(np.unique(tifffile.imread(files / "out.tif"))) == {1, 2}
 
 
+@pytest.fixture
+def stack(files: Path) -> Path:
+    """A folder with a stack of three such images, its halves swapped in the last; two painted."""
+    plane, strokes = pixels(files / "a.png"), tifffile.imread(files / "a_strokes.tif")
+    about = {"axes": "ZYX", "PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5, "PhysicalSizeZ": 2.0}
+    image = np.stack([plane, plane, plane[:, ::-1]])
+    tifffile.imwrite(files / "stack.ome.tif", image, photometric="minisblack", metadata=about)
+    empty = np.zeros_like(strokes)
+    painted = np.stack([np.where(strokes == 1, 1, 0), empty, np.where(strokes[:, ::-1] == 2, 2, 0)])
+    tifffile.imwrite(
+        files / "stack_strokes.tif", painted.astype(np.uint8), photometric="minisblack"
+    )
+    return files
+
+
+@pytest.mark.parametrize("ending", ["tif", "zarr"])
+def test_a_stack_is_trained_on_all_its_painted_planes(
+    stack: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    out = stack / f"out.{ending}"
+    pair = [stack / "stack.ome.tif", stack / "stack_strokes.tif"]
+    assert run("segment", *pair, "-o", out, weights=tiny_weights) == 0
+    source = open_image(out)
+    assert source.planes.axes == "ZYX"
+    assert source.pixel_size == {"Z": 2.0, "Y": 0.5, "X": 0.5}
+    assert [one.label for one in read_classes(out)] == [1, 2]
+    for index, (left, right) in {0: (1, 2), 1: (1, 2), 2: (2, 1)}.items():
+        labels = source.planes.read((index,))
+        assert (labels[:, :20] == left).mean() > 0.95
+        assert (labels[:, 44:] == right).mean() > 0.95
+    assert "stack.ome.tif 1" in capsys.readouterr().err
+
+
+def test_training_on_stacks(stack: Path, tiny_weights: Path) -> None:
+    model = stack / "model.safetensors"
+    images = ["--image", stack / "stack.ome.tif", "--strokes", stack / "stack_strokes.tif"]
+    images += ["--image", stack / "a.png", "--strokes", stack / "a_strokes.tif"]
+    assert run("train", *images, "-o", model, weights=tiny_weights) == 0
+    assert run("apply", model, stack / "b.png", "-o", stack / "out", weights=tiny_weights) == 0
+    assert (tifffile.imread(stack / "out" / "b.tif")[:, 44:] == 2).mean() > 0.95
+
+
+def test_axes_are_given(
+    stack: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = [stack / "stack.ome.tif", stack / "stack_strokes.tif", "-o", stack / "out.tif"]
+    assert run("segment", *pair, "--axes", "TYX", weights=tiny_weights) == 0
+    assert open_image(stack / "out.tif").planes.axes == "TYX"
+    for axes, says in {
+        "YX": "axes YX do not fit",
+        "TZX": "lack Y or X",
+        "WYX": "cannot have the axes WYX",
+        "CYX": "must be the same",
+    }.items():
+        capsys.readouterr()
+        assert run("segment", *pair, "--axes", axes, weights=tiny_weights) == 2
+        assert says in one_line(capsys)
+
+
+def test_a_missing_chunk_is_told_in_one_line(
+    files: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = pixels(files / "a.png")
+    zarr.create_array(files / "a.zarr", data=image, chunks=(25, 32))
+    (files / "a.zarr" / "c" / "1" / "1").unlink()
+    job = [files / "a.zarr", files / "a_strokes.tif", "-o", files / "out.tif"]
+    assert run("segment", *job, weights=tiny_weights) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert sum("a.zarr: 1 of 4 chunks are missing" in line for line in said) == 1
+
+
 def write(folder: Path, image: np.ndarray, strokes: np.ndarray) -> tuple[Path, Path]:
     tifffile.imwrite(folder / "image.tif", image)
     tifffile.imwrite(folder / "strokes.tif", strokes)
@@ -194,7 +267,7 @@ GREY = np.tile(np.arange(40, dtype=np.uint8), (40, 1))
         pytest.param(GREY, two_strokes() / 2, "whole numbers", id="fractions"),
         pytest.param(GREY * np.nan, two_strokes(), "no finite pixel", id="all NaN"),
         pytest.param(GREY * 1j, two_strokes(), "complex", id="complex"),
-        pytest.param(np.stack([GREY] * 5), two_strokes(), "only single grey", id="stack"),
+        pytest.param(np.stack([GREY] * 5), two_strokes(), "must be the same", id="stack"),
         pytest.param(GREY[:1, :1], two_strokes((1, 7))[:, :1], "only class", id="1x1"),
     ],
 )

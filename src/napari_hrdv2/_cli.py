@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
 
     from .core.extraction import FeatureExtractor
+    from .core.planes import Index, Planes
     from .core.tokens import Tokens
 
 _T = TypeVar("_T")
@@ -111,19 +113,40 @@ Majority = Annotated[
     typer.Option(metavar="PX", help="Take the most frequent class within so many pixels. 0: off."),
 ]
 MinSize = Annotated[int, typer.Option(metavar="PX", help="Remove specks of fewer pixels. 0: off.")]
+Axes = Annotated[
+    str | None,
+    typer.Option(
+        help="What the image's axes are, a letter each: Y and X, C for channels, S for the samples "
+        "of RGB, others, such as T and Z, for planes. By default as the file says, or as its shape "
+        "suggests.",
+        show_default=False,
+    ),
+]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER")]
 
 
 @app.command()
 def segment(
-    image: Annotated[Path, typer.Argument(help="Grey or RGB image: TIFF, PNG or JPEG.")],
+    image: Annotated[
+        Path,
+        typer.Argument(help="Image or stack: TIFF, OME-Zarr, PNG, JPEG, or what else bioio reads."),
+    ],
     strokes: Annotated[
         Path,
-        typer.Argument(help="Painted labels of the same size: TIFF or PNG, 0 where not painted."),
+        typer.Argument(
+            help="Painted labels of the same size: TIFF, OME-Zarr or PNG, 0 where not painted."
+        ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="OUT.tif", help="Label image to write.")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT.tif",
+            help="Label image to write: .tif, or .zarr for OME-Zarr.",
+        ),
     ],
+    axes: Axes = None,
     model: Model = "auto",
     passes: Passes = None,
     stride: Stride = None,
@@ -137,17 +160,17 @@ def segment(
     majority: Majority = 0,
     min_size: MinSize = 0,
 ) -> None:
-    """Train on an image's strokes and segment the image."""
-    from ._io import read_image, read_labels, write_labels
-    from .core.base import check_strokes
+    """Train on an image's strokes and segment the image; of a stack, on those of all planes."""
+    from ._io import check_output, label_dtype, open_image, open_results
     from .core.methods import make_classifier
     from .core.refine import make_refinement
 
-    _require_tiff(output, image, strokes)
     learner = make_classifier(classifier)
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
-    pixels, painted = read_image(image), read_labels(strokes)
-    check_strokes(painted, (pixels.shape[0], pixels.shape[1]))
+    source = open_image(image, axes=axes)
+    planes = source.planes
+    check_output(output, image, strokes, axes=planes.labels_axes)
+    painted = _painted(strokes, planes)
     extractor = _extractor(
         device,
         weights,
@@ -157,9 +180,26 @@ def segment(
         scale=scale,
         filters=filters,
     )
-    tokens = _extract(extractor, pixels, image.name)
-    learner.fit(tokens, painted)
-    write_labels(output, refinement.predict(learner, tokens, pixels).labels)
+    tokens = {
+        index: _extract(extractor, planes.read(index), _plane_name(image, index))
+        for index in painted
+    }
+    learner.fit(list(tokens.values()), list(painted.values()))
+    with open_results(
+        output,
+        planes.labels_axes,
+        planes.labels_shape,
+        label_dtype(learner.classes_),
+        pixel_size=source.pixel_size,
+        unit=source.unit,
+        classes=learner.pixel_classes_,
+    ) as results:
+        for index in planes.indices():
+            pixels = planes.read(index)
+            known = tokens.get(index)
+            if known is None:
+                known = _extract(extractor, pixels, _plane_name(image, index))
+            results.write(index, None, refinement.predict(learner, known, pixels).labels)
     _stderr.print(f"wrote {output}")
 
 
@@ -189,10 +229,10 @@ def train(
     device: Device = "auto",
     weights: WeightsFile = None,
     classifier: Classifier = "logistic",
+    axes: Axes = None,
 ) -> None:
     """Train one model on the strokes of one or more images."""
-    from ._io import read_image, read_labels
-    from .core.base import check_strokes
+    from ._io import open_image
     from .core.errors import StrokesError
     from .core.methods import make_classifier
 
@@ -204,9 +244,8 @@ def train(
     if output.resolve() in {path.resolve() for path in image + strokes}:
         raise StrokesError(f"{output} is one of the inputs: give the model another name")
     # All inputs are checked before the first is worked on for minutes.
-    pairs = [(read_image(a), read_labels(b)) for a, b in zip(image, strokes, strict=True)]
-    for pixels, painted in pairs:
-        check_strokes(painted, (pixels.shape[0], pixels.shape[1]))
+    planes = [open_image(one, axes=axes).planes for one in image]
+    painted = [_painted(path, one) for path, one in zip(strokes, planes, strict=True)]
     extractor = _extractor(
         device,
         weights,
@@ -217,10 +256,12 @@ def train(
         filters=filters,
     )
     tokens = [
-        _extract(extractor, pixels, path.name)
-        for (pixels, _), path in zip(pairs, image, strict=True)
+        _extract(extractor, one.read(index), _plane_name(path, index))
+        for path, one, drawings in zip(image, planes, painted, strict=True)
+        for index in drawings
     ]
-    learner.fit(tokens, [painted for _, painted in pairs]).save(output)
+    drawn = [drawing for drawings in painted for drawing in drawings.values()]
+    learner.fit(tokens, drawn).save(output)
     _stderr.print(f"wrote {output}")
 
 
@@ -357,13 +398,22 @@ def path(name: Annotated[str, typer.Argument(help="Backbone, see 'weights list'.
     typer.echo(find(name, download=False).path)
 
 
-def _require_tiff(output: Path, *inputs: Path) -> None:
-    from .core.errors import ImageError
+def _painted(path: Path, planes: Planes) -> dict[Index, npt.NDArray[np.integer]]:
+    """Strokes of the planes that have any; where none has, of one, which says so when trained."""
+    from ._io import open_strokes
+    from .core.base import check_strokes
 
-    if output.suffix.lower() not in (".tif", ".tiff"):
-        raise ImageError(f"the result is a TIFF: give {output} the ending .tif")
-    if output.resolve() in {path.resolve() for path in inputs}:
-        raise ImageError(f"{output} is one of the inputs: give the result another name")
+    strokes = open_strokes(path, planes)
+    found = {}
+    for index in planes.indices():
+        drawn = check_strokes(strokes.read(index), planes.shape)
+        if drawn.any():
+            found[index] = drawn
+    return found or {index: drawn}
+
+
+def _plane_name(path: Path, index: Index) -> str:
+    return " ".join([path.name, *map(str, index)])
 
 
 def _extractor(device: str, weights: Path | None, **settings: Any) -> FeatureExtractor:
@@ -456,7 +506,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     import pooch
 
-    from .core.errors import HRDv2Error, RefinementWarning
+    from .core.errors import HRDv2Error, ImageWarning, RefinementWarning
 
     pooch.get_logger().setLevel("WARNING")  # the progress bar says the rest
 
@@ -467,6 +517,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = show_warning
         # Of every image, not only of the first.
         warnings.simplefilter("always", RefinementWarning)
+        warnings.simplefilter("always", ImageWarning)
         try:
             code = app(arguments, prog_name="napari-hrdv2", standalone_mode=False)
         except (HRDv2Error, OSError) as error:

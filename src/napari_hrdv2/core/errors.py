@@ -47,6 +47,10 @@ class SettingsMismatchError(ModelError):
     """A classifier was given tokens made with other settings than its own."""
 
 
+class ImageWarning(UserWarning):
+    """A part of an image may be missing."""
+
+
 class ModelWarning(UserWarning):
     """A saved classifier may not be what it was."""
 

@@ -1,4 +1,4 @@
-"""Files that are written all at once or not at all."""
+"""Files and folders that are written all at once or not at all."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ PREFIX = ".napari-hrdv2-"
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place once it is written.
 
-    Missing folders are made. On an error the old file, if any, stays as it was.
+    Missing folders are made. On an error the old file, if any, stays as it was. What is written
+    may be a folder too.
 
     Parameters
     ----------
     path
-        The file to write.
+        The file or folder to write.
 
     Yields
     ------
@@ -38,4 +39,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=PREFIX) as folder:
         whole = Path(folder) / path.name
         yield whole
-        whole.replace(path)
+        if not (whole.is_dir() and path.is_dir()):
+            whole.replace(path)
+            return
+        # No folder takes the place of another that holds anything.
+        old = Path(folder) / f"{path.name}.old"
+        path.replace(old)
+        try:
+            whole.replace(path)
+        except OSError:
+            old.replace(path)
+            raise

@@ -1,0 +1,26 @@
+"""Reading images and strokes, writing results: what the command line needs of files."""
+
+from .reading import open_image, open_strokes, read_classes, read_image
+from .source import Source
+from .writing import (
+    Results,
+    check_output,
+    label_dtype,
+    open_results,
+    write_labels,
+    write_probabilities,
+)
+
+__all__ = [
+    "Results",
+    "Source",
+    "check_output",
+    "label_dtype",
+    "open_image",
+    "open_results",
+    "open_strokes",
+    "read_classes",
+    "read_image",
+    "write_labels",
+    "write_probabilities",
+]
