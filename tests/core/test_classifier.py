@@ -22,7 +22,7 @@ from napari_hrdv2.core.base import FORMAT_VERSION, PixelClass, check_strokes, de
 from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.errors import ModelError, SettingsMismatchError, StrokesError
 from napari_hrdv2.core.segment import segment
-from napari_hrdv2.core.strokes import StrokeRows
+from napari_hrdv2.core.strokes import StrokeRows, Training, thinned
 from napari_hrdv2.core.tuning import DEFAULT
 from napari_hrdv2.core.upsample import dense_map, rows_at
 
@@ -214,13 +214,16 @@ def test_no_more_than_max_pixels_of_a_class_are_used(tokens, more_tokens):
     strokes = strokes_of()
     strokes[0, 0] = 7  # of one pixel, it is kept whole
     drawings = [check_strokes(s, SHAPE) for s in (strokes, strokes_of())]
-    chosen = model._chosen_pixels(drawings)
+    rows = StrokeRows()
+    parts = [
+        Training.of(t, s, rows, 10) for t, s in zip((tokens, more_tokens), drawings, strict=True)
+    ]
+    joined = Training.join(parts, 10)
     for label in (2, 5, 9, 7):
-        count = sum((s.ravel()[i] == label).sum() for s, i in zip(drawings, chosen, strict=True))
+        count = (joined.labels == label).sum()
         assert (1 if label == 7 else 5) <= count <= 11
-    # Spread over the stroke, which is 30 pixels long.
-    nine = chosen[0][strokes.ravel()[chosen[0]] == 9]
-    assert np.ptp(nine % SHAPE[1]) > 15
+    # Spread over the stroke.
+    assert np.ptp(thinned(np.full(100, 9), 10)) >= 90
     labels = model.fit([tokens, more_tokens], drawings).predict(tokens)
     assert (labels == strokes)[strokes == 9].mean() > 0.9
 

@@ -215,20 +215,50 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         painted = [
             check_strokes(one, t.image_shape) for t, one in zip(images, drawings, strict=True)
         ]
-        chosen = self._chosen_pixels(painted)
-        labels = np.unique(
-            np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)])
-        ).astype(int)
+        rows = rows or StrokeRows()
+        parts = [
+            Training.of(t, one, rows, self.max_pixels)
+            for t, one in zip(images, painted, strict=True)
+        ]
+        return self.learn(parts, images[0].settings, classes, start, is_cancelled)
+
+    def learn(
+        self,
+        parts: Sequence[Training],
+        settings: Settings,
+        classes: Mapping[int, PixelClass] | Sequence[PixelClass] = (),
+        start: BasePixelClassifier | None = None,
+        is_cancelled: Callable[[], bool] = never,
+    ) -> Self:
+        """Fit to painted pixels whose features are gathered already.
+
+        Parameters
+        ----------
+        parts
+            Of one or several images.
+        settings
+            Those of the tokens that the features come from.
+        classes, start, is_cancelled
+            As for :meth:`fit`.
+
+        Raises
+        ------
+        StrokesError
+            If fewer than two classes are painted.
+        Cancelled
+            As :meth:`fit`.
+        """
+        training = Training.join(parts, self.max_pixels)
+        labels = np.unique(training.labels).astype(int)
         if len(labels) == 0:
             raise StrokesError("nothing is painted: paint at least a stroke of each of two classes")
         if len(labels) == 1:
             raise StrokesError(
                 f"only class {labels[0]} is painted: paint at least a stroke of one more"
             )
-        training = Training.of(images, painted, chosen, rows or StrokeRows())
         if not isinstance(start, type(self)) or (
             start.method != self.method
-            or getattr(start, "settings_", None) != images[0].settings
+            or getattr(start, "settings_", None) != settings
             or not np.array_equal(start.classes_, labels)
             or start.n_features_in_ != training.features.shape[1]
         ):
@@ -238,25 +268,8 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         self.n_features_in_ = training.features.shape[1]
         known = dict(classes) if isinstance(classes, Mapping) else {c.label: c for c in classes}
         self.pixel_classes_ = tuple(known.get(k) or default_class(k) for k in labels.tolist())
-        self.settings_ = images[0].settings
+        self.settings_ = settings
         return self
-
-    def _chosen_pixels(
-        self, painted: Sequence[npt.NDArray[np.integer]]
-    ) -> list[npt.NDArray[np.intp]]:
-        """Flat indices, ascending, of the painted pixels of each image that are trained on."""
-        flats = [np.flatnonzero(strokes) for strokes in painted]
-        labels = [strokes.ravel()[flat] for strokes, flat in zip(painted, flats, strict=True)]
-        counts = np.bincount(np.concatenate(labels), minlength=MAX_LABEL + 1)
-        steps = np.maximum(1, -(-counts // self.max_pixels))
-        chosen = []
-        for flat, label in zip(flats, labels, strict=True):
-            if (steps[label] == 1).all():
-                chosen.append(flat)
-                continue
-            kept = [flat[label == one][:: steps[one]] for one in np.unique(label)]
-            chosen.append(np.sort(np.concatenate(kept)))
-        return chosen
 
     @abstractmethod
     def _fit_rows(

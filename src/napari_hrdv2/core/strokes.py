@@ -113,40 +113,59 @@ class Training:
     @classmethod
     def of(
         cls,
-        images: Sequence[Tokens],
-        painted: Sequence[npt.NDArray[np.integer]],
-        chosen: Sequence[npt.NDArray[np.intp]],
+        tokens: Tokens,
+        strokes: npt.NDArray[np.integer],
         rows: StrokeRows,
+        max_pixels: int,
     ) -> Training:
-        """Gather the painted pixels of images.
+        """Gather the painted pixels of an image.
 
         Parameters
         ----------
-        images
-            Their tokens.
-        painted
-            For each (h, w) of labels, 0 where not painted.
-        chosen
-            For each (n,) flat indices of the pixels to learn from, ascending.
+        tokens
+            Of the image.
+        strokes
+            (h, w) of labels, 0 where not painted.
         rows
             Where their features are found and kept.
+        max_pixels
+            Pixels of a class at most, evenly spread over them.
         """
+        index = np.flatnonzero(strokes)
+        labels = strokes.ravel()[index]
+        kept = thinned(labels, max_pixels)
+        if kept is not None:
+            index, labels = index[kept], labels[kept]
+
+        def number() -> npt.NDArray[np.integer]:
+            found: npt.NDArray[np.integer] = connected(strokes).ravel()[index]
+            return found
+
+        own = tokens.data.shape[-1]
+        return cls(rows.at(tokens, index), labels, rows.anywhere(tokens), own, number)
+
+    @classmethod
+    def join(cls, parts: Sequence[Training], max_pixels: int) -> Training:
+        """The painted pixels of several images together, at most so many of a class."""
+        if len(parts) == 1:
+            return parts[0]
 
         def number() -> npt.NDArray[np.integer]:
             strokes, count = [], 0
-            for drawn, index in zip(painted, chosen, strict=True):
-                pieces, found = connected(drawn, return_num=True)
-                strokes.append(pieces.ravel()[index] + count)
-                count += found
+            for part in parts:
+                strokes.append(part.strokes + count)
+                count += int(part.strokes.max(initial=0))
             return np.concatenate(strokes)
 
-        return cls(
-            _together([rows.at(t, index) for t, index in zip(images, chosen, strict=True)]),
-            np.concatenate([s.ravel()[i] for s, i in zip(painted, chosen, strict=True)]),
-            _together([rows.anywhere(t) for t in images]),
-            images[0].data.shape[-1],
+        whole = cls(
+            _together([part.features for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            _together([part.anywhere for part in parts]),
+            parts[0].own,
             number,
         )
+        kept = thinned(whole.labels, max_pixels)
+        return whole if kept is None else whole[kept]
 
     def __getitem__(self, pixels: npt.NDArray[np.intp]) -> Training:
         """Some of the painted pixels only."""
@@ -185,3 +204,14 @@ def _together(rows: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
         return rows[0]
     width = max(one.shape[1] for one in rows)
     return np.concatenate([fitting(one, width) for one in rows])
+
+
+def thinned(labels: npt.NDArray[np.integer], most: int) -> npt.NDArray[np.intp] | None:
+    """Places, ascending, of so many of each label at most; None where these are all."""
+    counts = np.bincount(labels)
+    steps = np.maximum(1, -(-counts // most))
+    if (steps == 1).all():
+        return None
+    return np.sort(
+        np.concatenate([np.flatnonzero(labels == k)[:: steps[k]] for k in np.flatnonzero(counts)])
+    )
