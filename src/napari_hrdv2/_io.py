@@ -110,9 +110,8 @@ def _plane(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def write_labels(path: Path, labels: npt.NDArray[np.integer]) -> None:
-    """Write labels (h, w) as a TIFF, in 8 bits where they fit; all at once or not at all."""
-    small = labels.max(initial=0) <= np.iinfo(np.uint8).max
-    _write_tiff(path, labels.astype(np.uint8 if small else np.uint16), "YX")
+    """Write labels (h, w) as a TIFF, of as few bits as hold them; all at once or not at all."""
+    _write_tiff(path, labels.astype(np.min_scalar_type(labels.max(initial=0))), "YX")
 
 
 def write_probabilities(path: Path, probabilities: npt.NDArray[np.float32]) -> None:

@@ -91,10 +91,10 @@ def test_many_sizes_and_rough_borders(rng: np.random.Generator) -> None:
     assert len({objects[40, round(x)] for x in middles}) == len(radii)
 
 
-def test_a_greater_depth_splits_less() -> None:
+def test_a_narrower_neck_is_asked_for() -> None:
     labels = balls((60, 100), (30, 30, 20), (30, 60, 20))
     assert find_objects(labels, 2, SPLIT).max() == 2
-    assert find_objects(labels, 2, ObjectSettings(split=True, depth=10)).max() == 1
+    assert find_objects(labels, 2, ObjectSettings(split=True, neck=10)).max() == 1
 
 
 def test_a_seam_of_lower_probability_splits() -> None:
@@ -179,13 +179,15 @@ def test_a_stack_plane_by_plane_or_as_a_volume() -> None:
 
 
 def test_touching_balls_of_a_volume_with_planes_far_apart() -> None:
-    fine = balls((60, 60, 100), (30, 30, 32, 18), (30, 30, 64, 18))
-    coarse = fine[::4]
+    fine = balls((60, 60, 100), (30, 30, 34, 18), (30, 30, 62, 18))
+    coarse = fine[6::12]
     settings = ObjectSettings(volume=True, split=True)
     assert find_objects(fine, 2, settings).max() == 2
-    objects = find_objects(coarse, 2, settings, pixel_size=(2, 0.5, 0.5))
+    # Along its axes the neck is as many voxels wide as the balls.
+    assert find_objects(coarse, 2, settings).max() == 1
+    objects = find_objects(coarse, 2, settings, pixel_size=(6, 0.5, 0.5))
     assert objects.max() == 2
-    assert objects[7, 30, 32] != objects[7, 30, 64]
+    assert objects[2, 30, 34] != objects[2, 30, 62]
 
 
 def test_what_is_read_slice_by_slice() -> None:
@@ -263,7 +265,7 @@ def test_bad_input_is_told() -> None:
         with pytest.raises(ImageError, match=words):
             wrong()
     for changes, words in (
-        ({"depth": 0}, "depth"),
+        ({"neck": 0}, "neck"),
         ({"min_size": -1}, "min_size"),
         ({"x": 1}, "x"),
     ):

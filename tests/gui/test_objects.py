@@ -82,7 +82,7 @@ def test_objects_become_a_layer_with_a_table(viewer: Any, job: Any, count: Any, 
     assert set(layer.features["unit"]) == {"µm"}
     assert set(layer.features["mean_intensity"]) == {200}
     mean = pixels.mean()
-    assert options.status.text() == (
+    assert job.status.text() == (
         f"3 objects of 'cell', mean area {mean:.4g} px ({mean / 4:.3g} µm²)."
     )
     # Where the mouse is, napari tells of the object.
@@ -113,7 +113,7 @@ def test_options_change_the_count_in_the_same_layer(viewer: Any, job: Any, count
     assert layer.data.max() == len(layer.features) == 2
     options.min_size.setValue(5000)
     count(options)
-    assert options.status.text() == "No objects of 'cell'."
+    assert job.status.text() == "No objects of 'cell'."
     assert layer.data.max() == 0
     assert len(viewer.layers) == layers
     # Another class has a layer of its own.
@@ -122,7 +122,7 @@ def test_options_change_the_count_in_the_same_layer(viewer: Any, job: Any, count
     options.split.setChecked(False)
     options.clear_border.setChecked(False)
     count(options)
-    assert "1 object of 'class 1'" in options.status.text()
+    assert "1 object of 'class 1'" in job.status.text()
     assert viewer.layers["halves class 1 objects"].data.max() == 1
     assert len(viewer.layers) == layers + 1
 
@@ -141,7 +141,7 @@ def test_the_table_is_saved(
     count(options)
     click(options.save_button)
     assert asked == ["halves cell objects.csv"]
-    assert options.status.text() == "Saved cells.csv."
+    assert job.status.text() == "Saved cells.csv."
     with (tmp_path / "cells.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["label"]) for row in rows] == [1, 2, 3]
@@ -187,8 +187,8 @@ def test_a_stack_plane_by_plane_or_3d(
     count(options)
     assert objects.data.max() == 3
     assert objects.features["area"].tolist() == (np.bincount(objects.data.ravel())[1:] / 2).tolist()
-    assert "3 objects of 'class 2', mean volume" in options.status.text()
-    assert options.status.text().endswith("µm³).")
+    assert "3 objects of 'class 2', mean volume" in tiny_panel.status.text()
+    assert tiny_panel.status.text().endswith("µm³).")
     # A flat image has no third dimension, whatever was ticked before.
     flat = viewer.add_image(discs(), name="flat")
     tiny_panel.image_combo.choose(flat)
@@ -213,7 +213,7 @@ def test_sizes_that_are_not_known(
     choose(tiny_panel.objects, "class 2")
     count(tiny_panel.objects)
     table = tiny_panel.objects.table
-    assert tiny_panel.objects.status.text().endswith(text)
+    assert tiny_panel.status.text().endswith(text)
     assert "unit" not in table
     if area is None:
         assert "area" not in table
@@ -243,7 +243,7 @@ def test_layers_that_go_while_it_counts(
     empty(viewer)
     qtbot.waitUntil(lambda: not options.is_busy, timeout=20_000)
     assert len(viewer.layers) == 0
-    assert "3 objects" in options.status.text()
+    assert "3 objects" in job.status.text()
     assert told == []
 
 

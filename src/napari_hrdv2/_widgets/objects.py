@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QFormLayout,
     QHBoxLayout,
-    QLabel,
     QPushButton,
     QSpinBox,
     QWidget,
@@ -67,6 +66,8 @@ class CountObjects(QWidget):
     ----------
     failed
         An error that the user can mend.
+    told
+        What was done, to be shown.
     table
         Of the objects counted last; None before.
 
@@ -78,6 +79,7 @@ class CountObjects(QWidget):
     """
 
     failed = Signal(object)
+    told = Signal(str)
 
     def __init__(
         self,
@@ -102,8 +104,8 @@ class CountObjects(QWidget):
         self.neck.setSingleStep(0.5)
         self.neck.setDecimals(1)
         self.neck.setSuffix(" px")
-        self.neck.setValue(ObjectSettings().depth)
-        self.neck.setToolTip(_tip("depth"))
+        self.neck.setValue(ObjectSettings().neck)
+        self.neck.setToolTip(_tip("neck"))
         self.neck.setEnabled(False)
         self.min_size = QSpinBox()
         self.min_size.setRange(0, _MOST_PX)
@@ -117,8 +119,6 @@ class CountObjects(QWidget):
         self.save_button = QPushButton("Save table…")
         self.save_button.setToolTip("Write the table as CSV")
         self.save_button.setEnabled(False)
-        self.status = QLabel()
-        self.status.setWordWrap(True)
         buttons = QHBoxLayout()
         buttons.addWidget(self.count_button)
         buttons.addWidget(self.save_button)
@@ -133,7 +133,6 @@ class CountObjects(QWidget):
         layout.addRow(self.clear_border)
         layout.addRow(self.volume)
         layout.addRow(buttons)
-        layout.addRow(self.status)
 
         self.refresh()
         self.watch(None)
@@ -168,7 +167,7 @@ class CountObjects(QWidget):
         """What was chosen."""
         return make_object_settings(
             split=self.split.isChecked(),
-            depth=self.neck.value(),
+            neck=self.neck.value(),
             min_size=self.min_size.value(),
             clear_border=self.clear_border.isChecked(),
             volume=self.volume.isChecked() and not self.volume.isHidden(),
@@ -205,7 +204,7 @@ class CountObjects(QWidget):
         )
         self._asked = _Asked(layer, chosen, f"{image.name} {chosen.name} objects", job)
         self._runner.start(job)
-        self.status.setText("Counting.")
+        self.told.emit("Counting.")
         self._update()
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -224,7 +223,7 @@ class CountObjects(QWidget):
             write_csv(path, rows_of(self.table), [*self.table])
         except OSError as error:
             raise HRDv2Error(f"{path} cannot be written: {error.strerror or error}") from None
-        self.status.setText(f"Saved {path.name}.")
+        self.told.emit(f"Saved {path.name}.")
 
     def abandon(self) -> None:
         """Stop counting, for good."""
@@ -236,14 +235,13 @@ class CountObjects(QWidget):
         if asked is None or isinstance(outcome, Cancelled):
             return
         if isinstance(outcome, Exception):
-            self.status.setText("")
             if not isinstance(outcome, HRDv2Error):
                 # Out of a slot, it arrives where napari shows errors with their traceback.
                 raise outcome
             self.failed.emit(outcome)
             return
         self.table, self._name = outcome.table, asked.name
-        self.status.setText(_summary(asked, outcome.table))
+        self.told.emit(_summary(asked, outcome.table))
         if asked.segmentation in self._viewer.layers:
             self._show(asked, outcome)
 

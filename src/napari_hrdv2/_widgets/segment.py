@@ -231,6 +231,7 @@ class SegmentWidget(QWidget):
         self.classes.list.itemClicked.connect(self._on_class_clicked)
         self.classes.remove_button.clicked.connect(self._on_remove)
         self.objects.failed.connect(self._report)
+        self.objects.told.connect(self.status.setText)
         self.advanced.failed.connect(self._report)
         self.advanced.cleared.connect(self._on_cleared)
         self.collapsible.toggled.connect(self.advanced.show_size)

@@ -39,7 +39,7 @@ class ObjectSettings(BaseModel):
 
     Objects that touch are told apart by the necks between them. The distance to the border is
     largest in an object's middle and smaller at a neck. Of the peaks of that distance, smoothed
-    over a pixel, each starts an object that rises ``depth`` above the pass to a higher one
+    over a pixel, each starts an object that rises ``neck`` above the pass to a higher one
     (h-maxima), and a watershed divides the pixels among them. Unlike a least distance between
     middles this needs no size, so that small objects beside large ones are found: on simulated
     touching discs and ellipses with rough borders, of many sizes, it was as good or better than
@@ -47,7 +47,7 @@ class ObjectSettings(BaseModel):
 
     Examples
     --------
-    >>> ObjectSettings(split=True, min_size=20).depth
+    >>> ObjectSettings(split=True, min_size=20).neck
     0.5
     """
 
@@ -58,7 +58,7 @@ class ObjectSettings(BaseModel):
         description="Whether objects that touch are split where there is a neck between them "
         "(watershed); otherwise they are one.",
     )
-    depth: float = Field(
+    neck: float = Field(
         0.5,
         gt=0,
         le=1000,
@@ -488,7 +488,7 @@ def _split(
 
     # The h-maxima as they are defined; skimage's own takes peaks of one height for several.
     around = ndi.generate_binary_structure(mask.ndim, connectivity)
-    tops = reconstruction(height - np.float32(settings.depth), height, footprint=around)
+    tops = reconstruction(height - np.float32(settings.neck), height, footprint=around)
     peaks = local_maxima(tops, connectivity=connectivity) & mask
     objects = flood(peaks)
     small = np.bincount(objects.ravel()) < settings.min_size
