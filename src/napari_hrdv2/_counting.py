@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._job import _Cancellable
+from .core.base import BasePixelClassifier
 from .core.objects import ObjectSettings, find_objects, measure_objects
+from .core.threads import single_thread
+from .core.tokens import Tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +47,9 @@ class Counting(_Cancellable):
         As for :func:`.measure_objects`.
     intensity
         The image, where it has the shape of the labels, but for colours.
+    classifier, tokens
+        What gives the class's probabilities, by which touching objects are split too, where
+        that is at hand.
     """
 
     labels: Any
@@ -52,6 +58,8 @@ class Counting(_Cancellable):
     pixel_size: tuple[float, ...] | None = None
     unit: str | None = None
     intensity: Any = None
+    classifier: BasePixelClassifier | None = None
+    tokens: Tokens | None = None
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> Generator[None, None, Counted]:
@@ -66,7 +74,12 @@ class Counting(_Cancellable):
         """
         stop = self._cancelled.is_set
         objects = find_objects(
-            self.labels, self.label, self.settings, pixel_size=self.pixel_size, is_cancelled=stop
+            self.labels,
+            self.label,
+            self.settings,
+            self._probabilities(),
+            pixel_size=self.pixel_size,
+            is_cancelled=stop,
         )
         yield
         table = measure_objects(
@@ -78,3 +91,15 @@ class Counting(_Cancellable):
             is_cancelled=stop,
         )
         return Counted(objects, table)
+
+    def _probabilities(self) -> npt.NDArray[np.float32] | None:
+        """Of the class; None where nothing tells them, or nobody needs them."""
+        classifier, tokens = self.classifier, self.tokens
+        if not self.settings.split or classifier is None or tokens is None:
+            return None
+        known = np.flatnonzero(classifier.classes_ == self.label)
+        if not len(known) or tokens.image_shape != self.labels.shape:
+            return None
+        with single_thread():
+            probabilities = classifier.predict_proba(tokens, self._cancelled.is_set)
+        return probabilities[..., known[0]]

@@ -13,8 +13,10 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtWidgets import QFileDialog
 from superqt import QCollapsible
 
+from napari_hrdv2 import _counting
 from napari_hrdv2._counting import Counting
 from napari_hrdv2._widgets.objects import CountObjects
+from napari_hrdv2.core.objects import find_objects
 
 from .test_panel import add_job, empty
 
@@ -125,6 +127,35 @@ def test_options_change_the_count_in_the_same_layer(viewer: Any, job: Any, count
     assert "1 object of 'class 1'" in job.status.text()
     assert viewer.layers["halves class 1 objects"].data.max() == 1
     assert len(viewer.layers) == layers + 1
+
+
+def test_touching_objects_are_split_by_the_probabilities_at_hand(
+    viewer: Any, tiny_panel: Any, finished: Any, count: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options, session, seen = tiny_panel.objects, tiny_panel.session, []
+
+    def find(*arguments: Any, **options: Any) -> Any:
+        seen.append(arguments[3])
+        return find_objects(*arguments, **options)
+
+    monkeypatch.setattr(_counting, "find_objects", find)
+    image, _ = add_job(viewer)
+    finished(tiny_panel)
+    choose(options, "class 2")
+    count(options)
+    options.split.setChecked(True)
+    count(options)
+    tokens = session.tokens_for(image.data, None)
+    expected = session.classifier.predict_proba(tokens)[..., 1]
+    plain, weighted = seen
+    assert plain is None
+    np.testing.assert_array_equal(weighted, expected)
+    # Of a class that the classifier does not know, they are not.
+    session.add_class("new")
+    choose(options, "new")
+    count(options)
+    assert seen[2] is None
+    assert tiny_panel.status.text() == "No objects of 'new'."
 
 
 def test_the_table_is_saved(

@@ -99,6 +99,10 @@ class CountObjects(QWidget):
         self.class_combo = QComboBox()
         self.class_combo.setToolTip("The class whose objects are counted")
         self.split = _box("Split touching objects", "split")
+        self.split.setToolTip(
+            f"{_tip('split')} Seams on which the class is less sure count as necks, while the "
+            "image's features are at hand."
+        )
         self.neck = QDoubleSpinBox()
         self.neck.setRange(0.1, 1000)
         self.neck.setSingleStep(0.5)
@@ -201,6 +205,8 @@ class CountObjects(QWidget):
             pixel_size=pixel_size,
             unit=unit,
             intensity=pixels if fits else None,
+            classifier=self._session.classifier,
+            tokens=self._session.tokens_for(pixels, None),
         )
         self._asked = _Asked(layer, chosen, f"{image.name} {chosen.name} objects", job)
         self._runner.start(job)
