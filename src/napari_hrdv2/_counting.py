@@ -98,7 +98,8 @@ class Counting(_Cancellable):
         if not self.settings.split or classifier is None or tokens is None:
             return None
         known = np.flatnonzero(classifier.classes_ == self.label)
-        if not len(known) or tokens.image_shape != self.labels.shape:
+        fits = tokens.settings == classifier.settings_ and tokens.image_shape == self.labels.shape
+        if not fits or not len(known):
             return None
         with single_thread():
             probabilities = classifier.predict_proba(tokens, self._cancelled.is_set)

@@ -264,7 +264,6 @@ class CountObjects(QWidget):
                     setattr(layer, name, value)
                 return
         active: Layer | None = layers.selection.active
-        mode = getattr(active, "mode", None)
         layer = Labels(
             counted.objects,
             name=asked.name,
@@ -276,8 +275,6 @@ class CountObjects(QWidget):
         layers.insert(layers.index(asked.segmentation) + 1, layer)
         # Who paints goes on painting.
         layers.selection.active = active
-        if active is not None:
-            active.mode = mode
 
     def _update(self) -> None:
         self.count_button.setEnabled(self._image is not None and not self.is_busy)
