@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from pathlib import Path
 
@@ -98,6 +99,73 @@ def test_another_classifier_trains_segments_and_applies(
     np.testing.assert_array_equal(labels, tifffile.imread(files / "out" / "a.tif"))
     assert run(*segment, weights=tiny_weights) == 0
     assert (labels != tifffile.imread(files / "a.tif")).any()
+
+
+@pytest.fixture
+def segmentation(tmp_path: Path) -> Path:
+    """Class 2 in two discs that touch, a speck, and a disc at the edge."""
+    rows, columns = np.indices((60, 80))
+    labels = np.ones((60, 80), np.uint8)
+    for y, x, radius in ((20, 20, 10), (20, 38, 10), (50, 10, 1), (45, 79, 8)):
+        labels[np.hypot(rows - y, columns - x) <= radius] = 2
+    tifffile.imwrite(tmp_path / "labels.tif", labels)
+    return tmp_path / "labels.tif"
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ([], 3),
+        (["--watershed"], 4),
+        (["--watershed", "--neck", 9], 3),
+        (["--min-size", 6], 2),
+        (["--clear-border"], 2),
+        (["--watershed", "--min-size", 6, "--clear-border"], 2),
+    ],
+)
+def test_objects_are_counted(
+    segmentation: Path, capsys: pytest.CaptureFixture[str], options: list[object], count: int
+) -> None:
+    out, table = segmentation.with_name("objects.tif"), segmentation.with_name("objects.csv")
+    assert run("objects", segmentation, "-o", out, "--class", 2, "--csv", table, *options) == 0
+    assert f"{count} objects of class 2" in capsys.readouterr().err
+    objects = tifffile.imread(out)
+    assert objects.max() == count
+    assert not objects[pixels(segmentation) == 1].any()
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["area_px"]) for row in rows] == np.bincount(objects.ravel())[1:].tolist()
+
+
+def test_more_objects_than_16_bits_hold(tmp_path: Path) -> None:
+    labels = np.zeros((600, 600), np.uint8)
+    labels[::2, ::2] = 1
+    tifffile.imwrite(tmp_path / "labels.tif", labels)
+    out = tmp_path / "objects.tif"
+    assert run("objects", tmp_path / "labels.tif", "-o", out, "--class", 1) == 0
+    assert tifffile.imread(out).max() == 300 * 300
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--min-size", -1], "min_size"),
+        (["--neck", 2], "--watershed"),
+        (["--watershed", "--neck", 0], "neck"),
+        (["--csv", "labels.tif"], "another name"),
+    ],
+)
+def test_objects_with_wrong_options(
+    segmentation: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[object],
+    words: str,
+) -> None:
+    monkeypatch.chdir(segmentation.parent)
+    assert run("objects", segmentation, "-o", "out.tif", "--class", 2, *options) == 2
+    assert words in one_line(capsys)
+    assert sorted(path.name for path in Path().iterdir()) == ["labels.tif"]
 
 
 @pytest.mark.parametrize("command", ["segment", "train"])

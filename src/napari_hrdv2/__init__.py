@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from .core.errors import HRDv2Error as HRDv2Error
     from .core.extraction import FeatureExtractor as FeatureExtractor
     from .core.methods import load_classifier as load_classifier
+    from .core.objects import ObjectSettings as ObjectSettings
+    from .core.objects import find_objects as find_objects
+    from .core.objects import measure_classes as measure_classes
+    from .core.objects import measure_objects as measure_objects
     from .core.refine import Refinement as Refinement
     from .core.segment import segment as segment
     from .core.settings import Settings as Settings
@@ -27,13 +31,17 @@ __version__ = "0.1.0"
 _HOMES = {
     "FeatureExtractor": "extraction",
     "HRDv2Error": "errors",
+    "ObjectSettings": "objects",
     "PixelClass": "base",
     "PixelClassifier": "classifier",
     "Refinement": "refine",
     "Settings": "settings",
     "Tokens": "tokens",
     "TreesClassifier": "trees",
+    "find_objects": "objects",
     "load_classifier": "methods",
+    "measure_classes": "objects",
+    "measure_objects": "objects",
     "segment": "segment",
 }
 __all__ = [*_HOMES]

@@ -167,9 +167,9 @@ def write_probabilities(path: Path, probabilities: npt.NDArray[np.float32]) -> N
         results.write((), None, probabilities)
 
 
-def label_dtype(labels: npt.NDArray[np.integer]) -> type[np.unsignedinteger[Any]]:
+def label_dtype(labels: npt.NDArray[np.integer]) -> np.dtype[Any]:
     """The smallest type that results with these labels have."""
-    return np.uint8 if labels.max(initial=0) <= np.iinfo(np.uint8).max else np.uint16
+    return np.min_scalar_type(int(labels.max(initial=0)))
 
 
 @contextmanager

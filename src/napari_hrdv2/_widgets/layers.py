@@ -143,6 +143,10 @@ class Segmentations:
     def __iter__(self) -> Iterator[Labels]:
         return iter(self._of.values())
 
+    def of(self, image: Image) -> Labels | None:
+        """The layer of an image's segmentation, if there is one."""
+        return self._find(image)
+
     def show(
         self,
         image: Image,

@@ -52,6 +52,7 @@ from .layers import (
     strokes_name,
 )
 from .live import LiveLoop
+from .objects import CountObjects
 from .refine import RefineOptions
 
 _BUTTON_PX = 32
@@ -184,6 +185,7 @@ class SegmentWidget(QWidget):
         model_row.addWidget(self.load_button)
 
         self.refine = RefineOptions(self.session)
+        self.objects = CountObjects(self._viewer, self.session, self._segmentations)
         self.advanced = AdvancedSettings(self.session)
         self.collapsible = _collapsible("Advanced", self.advanced)
         self._actions = (
@@ -213,6 +215,7 @@ class SegmentWidget(QWidget):
         layout.addWidget(self.status)
         layout.addLayout(model_row)
         layout.addWidget(_collapsible("Refine", self.refine))
+        layout.addWidget(_collapsible("Objects", self.objects))
         layout.addWidget(self.collapsible)
         layout.addWidget(_collapsible("Keys", self.keys))
         layout.addWidget(self.weights_label)
@@ -227,6 +230,8 @@ class SegmentWidget(QWidget):
         self.load_button.clicked.connect(self._ask_what_to_load)
         self.classes.list.itemClicked.connect(self._on_class_clicked)
         self.classes.remove_button.clicked.connect(self._on_remove)
+        self.objects.failed.connect(self._report)
+        self.objects.told.connect(self.status.setText)
         self.advanced.failed.connect(self._report)
         self.advanced.cleared.connect(self._on_cleared)
         self.collapsible.toggled.connect(self.advanced.show_size)
@@ -266,6 +271,7 @@ class SegmentWidget(QWidget):
         inserted.connect(self._on_layer_inserted)
         self._ties.callback(inserted.disconnect, self._on_layer_inserted)
         self._ties.callback(self.loop.close)
+        self._ties.callback(self.objects.abandon)
         self._on_image_changed(self.image_combo.layer())
         self._on_strokes_changed(self.strokes_combo.layer())
 
@@ -392,6 +398,7 @@ class SegmentWidget(QWidget):
                 self.strokes_combo.choose(None)
         self._suggest_strokes()
         self.loop.watch(image, self.strokes_combo.layer())
+        self.objects.watch(image)
         self._advise()
         self._update_buttons()
 
@@ -465,6 +472,7 @@ class SegmentWidget(QWidget):
 
     def _on_classes_changed(self) -> None:
         self.classes.refresh()
+        self.objects.refresh()
         for layer in (self.strokes_combo.layer(), *self._segmentations):
             if layer is not None:
                 dress(layer, self.session.classes)
