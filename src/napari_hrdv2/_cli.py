@@ -557,14 +557,17 @@ def _show(labels: npt.NDArray[Any]) -> None:
     except ImportError:
         raise HRDv2Error("--show needs napari: pip install 'napari-hrdv2[all]'") from None
     from ._sample_data import CLASSES, make_sample
-    from ._widgets.layers import Segmentations
+    from ._widgets.layers import Reading, Segmentations, planes_of, window_of
 
     viewer = napari.Viewer()
     (pixels, options, _), (painted, strokes_options, _) = make_sample()
     image = viewer.add_image(pixels, **options)
     strokes = viewer.add_labels(painted, **strokes_options)
     # As the panel does, which then goes on with it.
-    Segmentations(viewer).show(image, labels, CLASSES, strokes)
+    planes = planes_of(image, Reading())
+    whole = ((), (slice(None), slice(None)), labels)
+    window = window_of(image, planes, Reading())
+    Segmentations(viewer).show(image, window, [whole], CLASSES, strokes)
     viewer.window.add_plugin_dock_widget("napari-hrdv2")
     napari.run()
 

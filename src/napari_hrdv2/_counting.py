@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ._job import _Cancellable
+from ._job import Cancellable
 from .core.base import BasePixelClassifier
 from .core.objects import ObjectSettings, find_objects, measure_objects
 from .core.threads import single_thread
@@ -34,7 +34,7 @@ class Counted:
 
 
 @dataclass(frozen=True, eq=False)
-class Counting(_Cancellable):
+class Counting(Cancellable):
     """Find the objects of a class and measure them.
 
     Attributes

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .core.base import BasePixelClassifier, PixelClass, check_strokes
+from ._subject import Place, Strokes, Subject
+from .core.base import BasePixelClassifier, PixelClass
 from .core.cache import TokenMemory, TokenStore
 from .core.classifier import PixelClassifier
-from .core.errors import Cancelled, StrokesError, WeightsError
+from .core.errors import Cancelled, HRDv2Error, ImageError, StrokesError, WeightsError, never
 from .core.extraction import FeatureExtractor
 from .core.methods import make_classifier
+from .core.planes import Region
 from .core.refine import Refinement
 from .core.settings import Settings
-from .core.strokes import StrokeRows
+from .core.strokes import StrokeRows, Training
 from .core.threads import single_thread
-from .core.tiles import Piece
 from .core.tokens import Tokens
 from .core.tuning import Choice
 
@@ -60,9 +61,21 @@ class Made(NamedTuple):
     wanted: Wanted
     extractor: FeatureExtractor
 
+    def fulfils(self, wanted: Wanted) -> bool:
+        """Whether it is just what somebody wants, perhaps in other words."""
+        resolved = self.wanted._replace(settings=self.extractor.settings)
+        return wanted in (self.wanted, resolved)
+
+
+class Spot(NamedTuple):
+    """A place of an image."""
+
+    subject: Subject
+    place: Place
+
 
 class Sight(NamedTuple):
-    """Features of an image, as far as they are made.
+    """Features of a place, as far as they are made.
 
     Attributes
     ----------
@@ -70,34 +83,98 @@ class Sight(NamedTuple):
         Of the look that found them.
     made
         What extracted them.
+    spot
+        Where.
     digest
-        The image's content.
+        Of what they hang on there.
     tokens
         Of the passes made so far.
     """
 
     generation: int
     made: Made
+    spot: Spot
     digest: str
     tokens: Tokens
 
 
-class Part(NamedTuple):
-    """The segmentation of a region, which comes before the rest.
+class Sample(NamedTuple):
+    """What is painted at a place, and its features.
 
     Attributes
     ----------
-    generation
-        Of the job.
-    region
-        Rows and columns.
-    labels
-        (h, w) of uint16, of the region.
+    spot, digest, strokes
+        The place, what its features hang on, and the labels painted there, (h, w).
+    settings, passes
+        Of the features.
+    source
+        These, or the painted pixels with them where they are gathered already.
     """
 
-    generation: int
-    region: tuple[slice, slice]
+    spot: Spot
+    digest: str
+    strokes: Strokes
+    settings: Settings
+    passes: int
+    source: Tokens | Training
+
+    def is_like(self, other: Sample) -> bool:
+        """Whether it says the same."""
+        return self.strokes is other.strokes and self[:2] + self[3:5] == other[:2] + other[3:5]
+
+    def gather(self, rows: StrokeRows, max_pixels: int) -> Sample:
+        """The same, with its painted pixels gathered."""
+        if isinstance(self.source, Training):
+            return self
+        return self._replace(source=Training.of(self.source, self.strokes, rows, max_pixels))
+
+
+class Found(NamedTuple):
+    """The segmentation of a place, or of a region there.
+
+    Attributes
+    ----------
+    spot
+        The place.
+    region
+        Rows and columns of the plane.
+    labels
+        (h, w) of uint16, of the region.
+    passes
+        How many the features were of.
+    vanished
+        Classes that only the refinement took away.
+    """
+
+    spot: Spot
+    region: Region
     labels: npt.NDArray[np.uint16]
+    passes: int
+    vanished: tuple[PixelClass, ...] = ()
+
+
+class Part(NamedTuple):
+    """The segmentation of a region, which comes before the rest."""
+
+    generation: int
+    found: Found
+
+
+class Swept(NamedTuple):
+    """The segmentation of a place that nobody looks at, by a classifier."""
+
+    classifier: BasePixelClassifier
+    refinement: Refinement
+    found: Found
+
+
+class Skipped(NamedTuple):
+    """A place that a sweep could not segment, and why."""
+
+    classifier: BasePixelClassifier
+    refinement: Refinement
+    spot: Spot
+    error: HRDv2Error
 
 
 class Learnt(NamedTuple):
@@ -105,25 +182,27 @@ class Learnt(NamedTuple):
 
     Attributes
     ----------
-    tokens
-        Of the image.
-    strokes
-        (h, w) of labels, 0 where not painted.
+    samples
+        With gathered pixels.
     method
         Of the classifier, one of :data:`.METHODS`.
     """
 
-    tokens: Tokens
-    strokes: npt.NDArray[np.integer]
+    samples: tuple[Sample, ...]
     method: str
 
-    def is_of(self, tokens: Tokens, strokes: npt.NDArray[Any], method: str) -> bool:
+    def is_of(self, samples: Sequence[Sample], method: str) -> bool:
         """Whether there is nothing else to learn from these."""
         return (
-            self.tokens is tokens
-            and self.method == method
-            and np.array_equal(self.strokes, strokes)
+            self.method == method
+            and len(self.samples) == len(samples)
+            and all(a.is_like(b) for a, b in zip(self.samples, samples, strict=True))
         )
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all features are of all passes."""
+        return all(one.passes == one.settings.passes for one in self.samples)
 
 
 class Tuned(NamedTuple):
@@ -147,33 +226,38 @@ class Result:
 
     Attributes
     ----------
-    labels
-        (h, w) of uint16, the segmentation.
+    found
+        The segmentations of places.
     learnt
         What the classifier was trained on; None where the one at hand was applied.
-    passes
-        How many passes the features were of.
     seconds
         How long it took.
-    vanished
-        Classes that only the refinement of the segmentation took away.
     """
 
-    labels: npt.NDArray[np.uint16]
+    found: tuple[Found, ...]
     learnt: Learnt | None
-    passes: int
     seconds: float
     generation: int
     classifier: BasePixelClassifier
-    vanished: tuple[PixelClass, ...]
+    refinement: Refinement
 
     @property
     def trained(self) -> bool:
         """Whether the classifier was trained on strokes, or the one at hand applied."""
         return self.learnt is not None
 
+    @property
+    def passes(self) -> int:
+        """How many passes the features were of, at least."""
+        return min(one.passes for one in self.found)
 
-class _Cancellable:
+    @property
+    def labels(self) -> npt.NDArray[np.uint16]:
+        """(h, w), the segmentation of the first place."""
+        return self.found[0].labels
+
+
+class Cancellable:
     """What can be told from any thread that nobody waits for it."""
 
     _cancelled: threading.Event
@@ -189,20 +273,19 @@ class _Cancellable:
 
 
 @dataclass(frozen=True, eq=False)
-class Segmenting(_Cancellable):
+class Segmenting(Cancellable):
     """Train on strokes and segment, from features at hand; :meth:`Session.prepare` makes it."""
 
     generation: int
-    tokens: Tokens
-    strokes: npt.NDArray[Any] | None
+    samples: tuple[Sample, ...]
+    targets: tuple[tuple[Spot, Tokens], ...]
     classes: tuple[PixelClass, ...]
     classifier: BasePixelClassifier | None
     method: str
     choice: Choice
     rows: StrokeRows
-    region: tuple[slice, slice] | None
-    is_learnt: bool
-    image: Any
+    region: Region | None
+    learnt: Learnt | None
     refinement: Refinement
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -223,41 +306,75 @@ class Segmenting(_Cancellable):
             If it was cancelled within a step that takes long.
         """
         start = time.perf_counter()
-        strokes = check_painted(self.strokes, self.tokens.image_shape, self.classes)
-        classifier = self.classifier
-        if strokes is not None and not self.is_learnt:
+        classifier, learnt = self.classifier, self.learnt
+        if self.samples and learnt is None:
+            check_painted([one.strokes for one in self.samples], self.classes)
             with single_thread():
-                classifier = make_classifier(self.method, self.choice).fit(
-                    self.tokens, strokes, self.classes, start=classifier, rows=self.rows
-                )
+                new = make_classifier(self.method, self.choice)
+                learnt = self._gathered(new.max_pixels)
+                classifier = _learn(new, learnt, self.classes, classifier)
         if classifier is None:
             raise StrokesError(NOTHING_PAINTED)
         yield None
-        if self.region is not None and self.tokens.settings.boundary != "periodic":
-            with single_thread():
-                there = classifier.predict(self.tokens.crop(self.region), self._cancelled.is_set)
-            yield Part(self.generation, self.region, there)
-        with single_thread():
-            refined = self.refinement.predict(
-                classifier, self.tokens, self.image, self.classes, self._cancelled.is_set
+        found = []
+        for spot, tokens in self.targets:
+            if self.region is not None and tokens.settings.boundary != "periodic":
+                with single_thread():
+                    there = classifier.predict(tokens.crop(self.region), self._cancelled.is_set)
+                yield Part(self.generation, Found(spot, self.region, there, tokens.passes))
+            found.append(
+                segmented(
+                    spot, tokens, classifier, self.refinement, self.classes, self._cancelled.is_set
+                )
             )
+            yield None
         return Result(
-            labels=refined.labels,
-            learnt=None if strokes is None else Learnt(self.tokens, strokes, self.method),
-            passes=self.tokens.passes,
+            found=tuple(found),
+            learnt=learnt,
             seconds=time.perf_counter() - start,
             generation=self.generation,
             classifier=classifier,
-            vanished=refined.vanished,
+            refinement=self.refinement,
         )
+
+    def _gathered(self, max_pixels: int) -> Learnt:
+        samples = tuple(one.gather(self.rows, max_pixels) for one in self.samples)
+        return Learnt(samples, self.method)
+
+
+def _learn(
+    classifier: BasePixelClassifier,
+    learnt: Learnt,
+    classes: tuple[PixelClass, ...] = (),
+    start: BasePixelClassifier | None = None,
+    is_cancelled: Callable[[], bool] = never,
+) -> BasePixelClassifier:
+    parts = [one.source for one in learnt.samples if isinstance(one.source, Training)]
+    return classifier.learn(parts, learnt.samples[0].settings, classes, start, is_cancelled)
+
+
+def segmented(
+    spot: Spot,
+    tokens: Tokens,
+    classifier: BasePixelClassifier,
+    refinement: Refinement,
+    classes: tuple[PixelClass, ...],
+    is_cancelled: Callable[[], bool],
+) -> Found:
+    """Segment a place with a classifier, on one thread: others are left to the backbone."""
+    subject, place = spot
+    # What nobody asks for is not read.
+    pixels = () if refinement.is_off else subject.pixels(place)
+    with single_thread():
+        refined = refinement.predict(classifier, tokens, pixels, classes, is_cancelled)
+    return Found(spot, subject.core(place), refined.labels, tokens.passes, refined.vanished)
 
 
 @dataclass(frozen=True, eq=False)
-class Tuning(_Cancellable):
+class Tuning(Cancellable):
     """Choose what to fit with by cross-validation over strokes; :meth:`Session.tune` makes it."""
 
     learnt: Learnt
-    rows: StrokeRows
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def run(self) -> Generator[None, None, Tuned]:
@@ -272,96 +389,64 @@ class Tuning(_Cancellable):
         """
         yield None
         classifier = PixelClassifier(self.learnt.method)
-        classifier.fit(
-            self.learnt.tokens,
-            self.learnt.strokes,
-            rows=self.rows,
-            is_cancelled=self._cancelled.is_set,
-        )
+        _learn(classifier, self.learnt, is_cancelled=self._cancelled.is_set)
         return Tuned(self.learnt, classifier.choice_)
 
 
-def check_painted(
-    strokes: npt.NDArray[Any] | None, shape: tuple[int, int], classes: tuple[PixelClass, ...]
-) -> npt.NDArray[np.integer] | None:
-    """Strokes to train on, None where nothing is painted.
+def check_painted(strokes: Iterable[Strokes], classes: tuple[PixelClass, ...]) -> None:
+    """Refuse strokes of fewer than two classes.
 
     Raises
     ------
     StrokesError
-        If they do not fit the image, or only one class is painted.
+        If only one class is painted, or none.
     """
-    if strokes is None:
-        return None
-    strokes = check_strokes(strokes, shape)
-    if not strokes.any():
-        return None
-    first = int(strokes.max())
-    if not (strokes[strokes > 0] != first).any():
-        name = next((c.name for c in classes if c.label == first), str(first))
-        raise StrokesError(
-            f"Only the class '{name}' is painted: paint at least a stroke of one more."
-        )
-    return strokes
+    labels: set[int] = set()
+    for one in strokes:
+        labels |= set(np.unique(one[one > 0]).tolist())
+        if len(labels) > 1:
+            return
+    if not labels:
+        raise StrokesError(NOTHING_PAINTED)
+    (label,) = labels
+    name = next((c.name for c in classes if c.label == label), str(label))
+    raise StrokesError(f"Only the class '{name}' is painted: paint at least a stroke of one more.")
 
 
 @dataclass(frozen=True, eq=False)
-class Look(_Cancellable):
-    """Get the features of an image, from memory, disk or the backbone; of :meth:`Session.look`."""
+class _Extracting(Cancellable):
+    """What gets features, from memory, disk or the backbone."""
 
     generation: int
-    image: Any
     wanted: Wanted
     made: Made | None
     memory: TokenMemory
     store: TokenStore
     download: bool
-    _cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def run(self) -> Generator[Progress | Sight, None, Sight | None]:
-        """Do the work pass by pass, in any thread; close the generator to cancel.
+    def _make(self) -> Generator[Progress, None, Made | None]:
+        """What extracts; None where the weights would have to be downloaded, and must not."""
+        if self.made is not None and self.made.fulfils(self.wanted):
+            return self.made
+        try:
+            return Made(self.wanted, (yield from self._make_extractor(self.wanted)))
+        except WeightsError:
+            if self.download:
+                raise
+            return None
 
-        Yields
-        ------
-        Progress or Sight
-            Progress before everything that takes long, and a sight after every pass.
-
-        Returns
-        -------
-        Sight or None
-            With all passes; None where the weights would have to be downloaded, and must not.
-
-        Raises
-        ------
-        HRDv2Error
-            If image, settings or weights cannot be used.
-        Cancelled
-            If it was cancelled within a pass.
-        """
-        yield Progress(0, 0, "Reading the image")
-        image = np.asarray(self.image)
-        made = self.made
-        if made is None or made.wanted != self.wanted:
-            try:
-                made = Made(self.wanted, (yield from self._make_extractor(self.wanted)))
-            except WeightsError:
-                if self.download:
-                    raise
-                return None
-        extractor, piece = made.extractor, Piece(image)
-        digest = piece.digest
-        tokens = self.memory.get(digest, extractor.settings)
-        if tokens is None:
-            total = extractor.settings.passes
-            yield Progress(0, total, f"Pass 1 of {total}")
-            for tokens in extractor.passes(
-                piece, store=self.store, is_cancelled=self._cancelled.is_set
-            ):
-                yield Sight(self.generation, made, digest, tokens)
-                following = min(tokens.passes + 1, total)
-                yield Progress(tokens.passes, total, f"Pass {following} of {total}")
-        assert tokens is not None
-        return Sight(self.generation, made, digest, tokens)
+    def _sights(self, made: Made, spot: Spot) -> Iterator[Sight]:
+        """Features of a place, more passes each time; those at hand all at once."""
+        extractor = made.extractor
+        piece = spot.subject.piece(spot.place, extractor.settings)
+        tokens = self.memory.get(piece.digest, extractor.settings)
+        if tokens is not None:
+            yield Sight(self.generation, made, spot, piece.digest, tokens)
+            return
+        for tokens in extractor.passes(
+            piece, store=self.store, is_cancelled=self._cancelled.is_set
+        ):
+            yield Sight(self.generation, made, spot, piece.digest, tokens)
 
     def _make_extractor(self, wanted: Wanted) -> Generator[Progress, None, FeatureExtractor]:
         """Make the extractor in a thread of its own: a download has no steps of ours."""
@@ -396,3 +481,121 @@ class Look(_Cancellable):
                 text = "Getting the weights (downloaded the first time)"
             yield Progress(round(done), round(total), text)
         return future.result()
+
+
+@dataclass(frozen=True, eq=False)
+class Look(_Extracting):
+    """Get the features of places; :meth:`Session.look` makes it.
+
+    Attributes
+    ----------
+    seen
+        Places that somebody looks at: of all of them the first pass comes first.
+    others
+        Places whose features are needed too.
+    """
+
+    seen: tuple[Spot, ...] = ()
+    others: tuple[Spot, ...] = ()
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> Generator[Progress | Sight, None, bool]:
+        """Do the work pass by pass, in any thread; close the generator to cancel.
+
+        Yields
+        ------
+        Progress or Sight
+            Progress before everything that takes long, and a sight after every pass.
+
+        Returns
+        -------
+        bool
+            Whether it was done; not where the weights would have to be downloaded, and must not.
+
+        Raises
+        ------
+        HRDv2Error
+            If image, settings or weights cannot be used.
+        Cancelled
+            If it was cancelled within a pass.
+        """
+        yield Progress(0, 0, "Reading the image")
+        made = yield from self._make()
+        if made is None:
+            return False
+        passes, count = made.extractor.settings.passes, len(self.seen) + len(self.others)
+        total, done = passes * count, 0
+
+        def progress(made_here: int) -> Progress:
+            text = f"Pass {min(made_here + 1, passes)} of {passes}"
+            return Progress(done, total, text if count == 1 else f"{text}, {count} places")
+
+        begun: list[Iterator[Sight]] = []
+        for spot in self.seen:
+            yield progress(0)
+            sights = self._sights(made, spot)
+            sight = next(sights)
+            begun.append(sights)
+            yield sight
+            done += sight.tokens.passes
+        for sights in [self._sights(made, spot) for spot in self.others] + begun:
+            yield progress(1 if sights in begun else 0)
+            for sight in sights:
+                done += 1
+                yield sight
+                yield progress(sight.tokens.passes)
+        return True
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep(_Extracting):
+    """Segment places that nobody looks at, one after the other; :meth:`Session.sweep` makes it."""
+
+    spots: tuple[Spot, ...] = ()
+    classifier: BasePixelClassifier | None = None
+    refinement: Refinement = field(default_factory=Refinement)
+    classes: tuple[PixelClass, ...] = ()
+    _cancelled: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> Generator[Progress | Swept | Skipped, None, bool]:
+        """Do the work place by place, in any thread; close the generator to cancel.
+
+        Yields
+        ------
+        Progress, Swept or Skipped
+            Progress before every place, and what was found there, or why nothing was.
+
+        Returns
+        -------
+        bool
+            Whether it was done, as of :meth:`Look.run`.
+
+        Raises
+        ------
+        HRDv2Error, Cancelled
+            As :meth:`Look.run`.
+        """
+        assert self.classifier is not None
+        made = yield from self._make()
+        if made is None:
+            return False
+        for number, spot in enumerate(self.spots):
+            text = f"Segmenting the rest: {number + 1} of {len(self.spots)}"
+            yield Progress(number, len(self.spots), text)
+            try:
+                *_, sight = self._sights(made, spot)
+                self.memory.put(sight.digest, sight.tokens)
+                found = segmented(
+                    spot,
+                    sight.tokens,
+                    self.classifier,
+                    self.refinement,
+                    self.classes,
+                    self._cancelled.is_set,
+                )
+            except ImageError as error:
+                # One plane that cannot be read does not cost the others their segmentation.
+                yield Skipped(self.classifier, self.refinement, spot, error)
+                continue
+            yield Swept(self.classifier, self.refinement, found)
+        return True

@@ -2,42 +2,48 @@
 
 Data flow one way. A window asks for a job, runs it wherever it likes (it is a generator that
 touches nothing but its own inputs), and hands back what it found, which tells everybody by
-signals. There are two kinds, which may run side by side: a :class:`Look` finds an image's
-features pass by pass (:meth:`Session.saw`), a :class:`Segmenting` job trains on strokes and
-segments, from the features there are (:meth:`Session.accept`).
+signals. Two may run side by side: a :class:`Look` finds features of an image, place by place and
+pass by pass (:meth:`Session.saw`), a :class:`Segmenting` job trains on the strokes of all images
+and segments what somebody looks at, from the features there are (:meth:`Session.accept`). When
+both have ended a :class:`Sweep` segments the other planes and tiles (:meth:`Session.swept`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from psygnal import Signal
 
 from ._job import (
-    NOTHING_PAINTED,
+    Found,
     Learnt,
     Look,
     Made,
     Part,
     Result,
+    Sample,
     Segmenting,
     Sight,
+    Skipped,
+    Spot,
+    Sweep,
+    Swept,
     Tuned,
     Tuning,
     Wanted,
     check_painted,
 )
+from ._subject import Place, Stamp, Subject
 from .core.base import MAX_LABEL, BasePixelClassifier, Colour, PixelClass, default_class
 from .core.cache import TokenMemory, TokenStore, default_folder
 from .core.classifier import PixelClassifier
-from .core.errors import ModelError, StrokesError
+from .core.errors import ImageError, ModelError, StrokesError
 from .core.extraction import make_settings
 from .core.methods import METHODS, SUFFIXES, find_method, load_classifier
+from .core.planes import Index, Region
 from .core.refine import Refinement, make_refinement
 from .core.settings import Settings
 from .core.strokes import StrokeRows
@@ -70,13 +76,16 @@ class Session:
         Another kind of classifier learns from strokes.
     model_changed
         A classifier was trained or loaded.
+    subjects_changed
+        Images came or went, or are learnt from or not.
 
     Examples
     --------
     >>> session = Session()
     >>> session.add_class("pore").label
     3
-    >>> look = session.look(image)  # doctest: +SKIP
+    >>> session.watch(Subject(planes, strokes))  # doctest: +SKIP
+    >>> look = session.look(session.subject.at(()))  # doctest: +SKIP
     """
 
     classes_changed = Signal()
@@ -85,6 +94,7 @@ class Session:
     refinement_changed = Signal()
     method_changed = Signal()
     model_changed = Signal()
+    subjects_changed = Signal()
 
     def __init__(self) -> None:
         self._classes = {label: default_class(label) for label in (1, 2)}
@@ -100,8 +110,12 @@ class Session:
         self.memory = TokenMemory(2 * _GIGABYTE)
         self.store = TokenStore(default_folder(), 10 * _GIGABYTE)
         self._made: Made | None = None
-        self._image: Any = None
-        self._sight: Sight | None = None
+        self._subject: Subject | None = None
+        self._subjects: list[Subject] = []
+        # Of what is looked at, and of painted places until their pixels are gathered.
+        self._sights: dict[Spot, Sight] = {}
+        self._digests: dict[Spot, str] = {}
+        self._samples: dict[Spot, Sample] = {}
         self._rows = StrokeRows()
         # What the classifier at hand was trained on, where it was trained here.
         self._learnt: Learnt | None = None
@@ -154,15 +168,8 @@ class Session:
         checked = PixelClass(label=label, name=self._classes[label].name, colour=colour)
         self._put([checked])
 
-    def remove_class(self, label: int, strokes: npt.ArrayLike | None = None) -> None:
-        """Remove a class that is not painted.
-
-        Parameters
-        ----------
-        label
-            Of the class.
-        strokes
-            What is painted.
+    def remove_class(self, label: int) -> None:
+        """Remove a class that is painted on none of the session's images.
 
         Raises
         ------
@@ -172,7 +179,8 @@ class Session:
         name = self._classes[label].name
         if len(self._classes) == 1:
             raise StrokesError(f"'{name}' is the last class: add another before removing it.")
-        if strokes is not None and (np.asarray(strokes) == label).any():
+        drawn = (one for subject in self._subjects for one in subject.drawn.values())
+        if any((one == label).any() for one in drawn):
             raise StrokesError(f"'{name}' is painted: erase its strokes before removing it.")
         del self._classes[label]
         self._untouched = False
@@ -274,6 +282,8 @@ class Session:
     def _want(self, wanted: Wanted) -> None:
         if wanted != self._wanted:
             self._wanted = wanted
+            for subject in self._subjects:
+                subject.cut(wanted.settings)
             self.settings_changed.emit()
 
     @property
@@ -335,36 +345,164 @@ class Session:
         """The classifier trained or loaded last."""
         return self._classifier
 
-    def look(
-        self, image: Any, strokes: npt.NDArray[Any] | None = None, *, download: bool = True
-    ) -> Look:
-        """Job that finds an image's features; those of earlier looks are dropped from now on.
+    @property
+    def subject(self) -> Subject | None:
+        """The image that is worked on."""
+        return self._subject
+
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """All images of the session."""
+        return tuple(self._subjects)
+
+    def watch(self, subject: Subject | None) -> None:
+        """Work on an image from now on; it stays one of the session's."""
+        if subject is self._subject:
+            return
+        self.drop()
+        self._subject = subject
+        if subject is None:
+            return
+        if subject not in self._subjects:
+            self._subjects.append(subject)
+            self.subjects_changed.emit()
+        planes = subject.planes
+        if not subject.fits(self.settings):
+            self.configure(channels=planes.channels, channel_count=planes.channel_count)
+        subject.cut(self.settings)
+
+    def forget(self, subject: Subject) -> None:
+        """Have an image no more."""
+        if subject in self._subjects:
+            self._subjects.remove(subject)
+            for known in (self._sights, self._digests, self._samples):
+                for spot in [one for one in known if one.subject is subject]:
+                    known.pop(spot)
+            if subject is self._subject:
+                self.watch(None)
+            self.subjects_changed.emit()
+
+    def train_on(self, subject: Subject, is_training: bool) -> None:
+        """Learn from an image's strokes, or not."""
+        if subject.is_training != is_training:
+            subject.is_training = is_training
+            self.subjects_changed.emit()
+
+    def _painted(self) -> list[Spot]:
+        """The places that are painted and learnt from, those of the image worked on first."""
+        mine = [one for one in self._subjects if one is self._subject]
+        others = [one for one in self._subjects if one is not self._subject]
+        return [
+            Spot(one, place)
+            for one in mine + others
+            if one.is_training and one.fits(self.settings)
+            for place in one.drawn
+        ]
+
+    def _wanted_now(self) -> Wanted:
+        """What features are needed: the classifier at hand knows its own ones only."""
+        if self._classifier is None or self._painted():
+            return self._wanted
+        return self._wanted._replace(settings=self._classifier.settings_)
+
+    def _settings_now(self) -> Settings | None:
+        """The settings, resolved, of the features needed; None before anything was made."""
+        made = self._made
+        if made is None:
+            return None
+        # Wherever they are made they are the same.
+        wanted = self._wanted_now()._replace(device=made.wanted.device)
+        return made.extractor.settings if made.fulfils(wanted) else None
+
+    def _tokens(self, spot: Spot) -> Tokens | None:
+        """Features at hand, as far as they are made."""
+        settings = self._settings_now()
+        if settings is None:
+            return None
+        sight = self._sights.get(spot)
+        if sight is not None and sight.tokens.settings == settings:
+            return sight.tokens
+        digest = self._digests.get(spot)
+        return None if digest is None else self.memory.get(digest, settings)
+
+    def tokens_at(self, place: Place) -> Tokens | None:
+        """The features at hand of a place, as far as they are made, None if there are none."""
+        return None if self._subject is None else self._tokens(Spot(self._subject, place))
+
+    @property
+    def tokens_of_all(self) -> Tokens | None:
+        """Those of the image worked on where it is one place, None if there are none."""
+        subject = self._subject
+        if subject is None or subject.planes.count * len(subject.tiles) > 1:
+            return None
+        (place,) = subject.everywhere((0,) * len(subject.planes.stack_shape))
+        return self.tokens_at(place)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether features of the image worked on are at hand."""
+        return any(spot.subject is self._subject for spot in self._sights)
+
+    @property
+    def is_painted(self) -> bool:
+        """Whether there are strokes to learn from, on any image of these channels."""
+        return bool(self._painted())
+
+    def has_all(self, places: Iterable[Place]) -> bool:
+        """Whether all features of some places of the image worked on are at hand."""
+        return all(_is_complete(self.tokens_at(place)) for place in places)
+
+    def renew(self) -> None:
+        """Look at the image worked on anew: somebody may have changed its pixels in place."""
+        for known in (self._sights, self._digests):
+            for spot in [one for one in known if one.subject is self._subject]:
+                known.pop(spot)
+
+    def look(self, seen: Sequence[Place], *, download: bool = True) -> Look | None:
+        """Job that finds the features that are needed; those of earlier looks are dropped.
 
         Parameters
         ----------
-        image
-            (h, w) or (h, w, 3 or 4): an array, or what :func:`numpy.asarray` makes one of.
-        strokes
-            What is painted on it; without, the classifier at hand says which features it needs.
+        seen
+            The places of the image worked on that somebody looks at.
         download
             Whether weights that are not on this machine are downloaded.
+
+        Returns
+        -------
+        Look or None
+            None where all features are at hand.
         """
+        assert self._subject is not None
+        view = [Spot(self._subject, place) for place in seen]
+        lacking = [spot for spot in view if not _is_complete(self._tokens(spot))]
+        painted = [
+            spot
+            for spot in self._painted()
+            if spot not in view
+            and not _is_complete(self._tokens(spot))
+            and self._known(spot, None) is None
+        ]
+        # Of what nobody looks at, the features of painted pixels suffice.
+        for spot in [one for one in self._sights if one not in view]:
+            if _is_complete(self._sights[spot].tokens) and self._known(spot, None) is not None:
+                del self._sights[spot]
+        if not lacking and not painted:
+            return None
         self._looks += 1
-        if image is not self._image:
-            self._image, self._sight, self._learnt, self._tuned = image, None, None, None
-            self._generation += 1
-        wanted, applied = self._wanted, self._applied(strokes)
-        if applied is not None:
-            wanted = wanted._replace(settings=applied.settings_)
         return Look(
-            generation=self._looks,
-            image=image,
-            wanted=wanted,
-            made=self._made,
-            memory=self.memory,
-            store=self.store,
-            download=download,
+            seen=tuple(lacking), others=tuple(painted), **self._extracting(download, self._looks)
         )
+
+    def _extracting(self, download: bool, generation: int) -> dict[str, Any]:
+        return {
+            "generation": generation,
+            "wanted": self._wanted_now(),
+            "made": self._made,
+            "memory": self.memory,
+            "store": self.store,
+            "download": download,
+        }
 
     def saw(self, sight: Sight) -> bool:
         """Take over what a look found.
@@ -376,85 +514,152 @@ class Session:
         """
         if sight.generation != self._looks:
             return False
-        self._made, self._sight = sight.made, sight
+        self._made = sight.made
+        self._sights[sight.spot], self._digests[sight.spot] = sight, sight.digest
         if sight.tokens.is_complete:
             self.memory.put(sight.digest, sight.tokens)
         return True
 
-    @property
-    def has_features(self) -> bool:
-        """Whether features of an image are at hand."""
-        return self._sight is not None
-
-    def tokens_for(self, image: Any, strokes: npt.NDArray[Any] | None) -> Tokens | None:
-        """The features at hand of an image, as far as they are made, None if there are none."""
-        sight = self._sight
-        if sight is None or image is not self._image:
-            return None
-        applied = self._applied(strokes)
-        if applied is None:
-            fits = sight.made.wanted == self._wanted
-        else:
-            # Made for it with other weights, it says itself what is wrong.
-            fits = applied.settings_ in (sight.tokens.settings, sight.made.wanted.settings)
-        return sight.tokens if fits else None
-
-    def _applied(self, strokes: npt.NDArray[Any] | None) -> BasePixelClassifier | None:
-        """The classifier at hand where nothing is painted: it knows only its own features."""
-        is_painted = strokes is not None and bool(np.any(strokes))
-        return None if is_painted else self._classifier
-
-    def check(self, image: Any, strokes: npt.NDArray[Any] | None) -> None:
+    def check(self) -> None:
         """Refuse what cannot be segmented, before anything is computed.
 
         Raises
         ------
+        ImageError
+            If the classifier at hand, which is to be applied, is of other channels.
         StrokesError
             If the strokes do not fit, or neither they nor a classifier tell the classes.
         """
-        height, width = image.shape[:2]
-        if check_painted(strokes, (height, width), self.classes) is None and not self._classifier:
-            raise StrokesError(NOTHING_PAINTED)
+        assert self._subject is not None
+        self._subject.check_strokes()
+        painted = self._painted()
+        if painted or self._classifier is None:
+            check_painted([spot.subject.drawn[spot.place] for spot in painted], self.classes)
+        elif not self._subject.fits(self._classifier.settings_):
+            raise ImageError(
+                f"The model is of {_channels(self._classifier.settings_.channels)}, the image has "
+                f"{_channels(self._subject.planes.channels)}: choose those under Channels."
+            )
 
-    def prepare(
-        self,
-        tokens: Tokens,
-        strokes: npt.NDArray[Any] | None = None,
-        region: tuple[slice, slice] | None = None,
-    ) -> Segmenting:
-        """Job that segments an image from features at hand; earlier ones' results are dropped.
+    def _known(self, spot: Spot, tokens: Tokens | None) -> Sample | None:
+        """Painted pixels of a place that are gathered already, from no fewer passes."""
+        sample, settings = self._samples.get(spot), self._settings_now()
+        if sample is None or sample.strokes is not spot.subject.drawn.get(spot.place):
+            return None
+        digest = self._digests.get(spot, sample.digest)
+        least = sample.settings.passes if tokens is None else tokens.passes
+        is_same = (sample.digest, sample.settings) == (digest, settings)
+        return sample if is_same and sample.passes >= least else None
+
+    def _sample(self, spot: Spot) -> Sample | None:
+        """What is to be learnt from a place, None where its features are not at hand."""
+        tokens = self._tokens(spot)
+        known = self._known(spot, tokens)
+        if known is not None or tokens is None:
+            return known
+        strokes = spot.subject.drawn[spot.place]
+        return Sample(spot, self._digests[spot], strokes, tokens.settings, tokens.passes, tokens)
+
+    def prepare(self, seen: Sequence[Place], region: Region | None = None) -> Segmenting | None:
+        """Job that segments what somebody looks at, from features at hand.
 
         Where strokes are painted the job trains on them, unless the classifier at hand was
-        trained on just these, else it applies the classifier at hand. The result is refined
-        after the pixels of the image looked at last.
+        trained on just these, else it applies the classifier at hand. Results of earlier jobs
+        are dropped.
 
         Parameters
         ----------
-        tokens
-            Of the image, see :meth:`tokens_for`.
-        strokes
-            (h, w) of labels, 0 where not painted. They must not be changed from now on.
+        seen
+            Places of the image worked on.
         region
-            Rows and columns that are segmented first.
+            Rows and columns that are segmented first, of a place that is a plane.
+
+        Returns
+        -------
+        Segmenting or None
+            None where nothing is new, or no features are at hand.
         """
+        assert self._subject is not None
+        samples = tuple(one for spot in self._painted() if (one := self._sample(spot)) is not None)
+        if self._painted() and not samples:
+            return None
+        is_learnt = self._learnt is not None and self._learnt.is_of(samples, self._method)
+        targets = []
+        for place in seen:
+            tokens = self.tokens_at(place)
+            if tokens is None or not (self.is_quick or tokens.is_complete):
+                continue
+            if (samples and not is_learnt) or not self._is_done(place, tokens.passes):
+                targets.append((Spot(self._subject, place), tokens))
+        if not targets or not (samples or self._classifier):
+            return None
         self._generation += 1
-        learnt = self._learnt
         return Segmenting(
             generation=self._generation,
-            tokens=tokens,
-            strokes=strokes,
+            samples=samples,
+            targets=tuple(targets),
             classes=self.classes,
             classifier=self._classifier,
             method=self._method,
             choice=self._choice,
             rows=self._rows,
             region=region,
-            is_learnt=learnt is not None
-            and strokes is not None
-            and learnt.is_of(tokens, strokes, self._method),
-            image=self._image,
+            learnt=self._learnt if is_learnt else None,
             refinement=self._refinement,
         )
+
+    def _is_done(self, place: Place, passes: int) -> bool:
+        """Whether a place is segmented as it would be now."""
+        stamp = None if self._subject is None else self._subject.done.get(place)
+        return (
+            stamp is not None
+            and stamp.classifier is self._classifier
+            and stamp.passes >= passes
+            and stamp.refinement == self._refinement
+        )
+
+    def undone(self, index: Index) -> list[Place]:
+        """Places of the image worked on that are not segmented as they would be now.
+
+        Those of the planes nearest to one come first.
+        """
+        if self._subject is None or self._classifier is None:
+            return []
+        passes = self._classifier.settings_.passes
+        everywhere = self._subject.everywhere(index)
+        return [place for place in everywhere if not self._is_done(place, passes)]
+
+    def sweep(self, places: Sequence[Place], *, download: bool = True) -> Sweep:
+        """Job that segments places nobody looks at with the classifier at hand."""
+        assert self._subject is not None
+        assert self._classifier is not None
+        options = self._extracting(download, self._looks)
+        settings = self._classifier.settings_
+        return Sweep(
+            spots=tuple(Spot(self._subject, place) for place in places),
+            classifier=self._classifier,
+            refinement=self._refinement,
+            classes=self.classes,
+            **options | {"wanted": options["wanted"]._replace(settings=settings)},
+        )
+
+    def swept(self, swept: Swept) -> bool:
+        """Take over what a sweep found; False if it is of another classifier than that at hand."""
+        if swept.classifier is not self._classifier or swept.refinement != self._refinement:
+            return False
+        self._stamp(swept.found, swept.refinement)
+        return True
+
+    def skip(self, skipped: Skipped) -> None:
+        """Leave a place as it is, which cannot be segmented by the classifier at hand."""
+        subject, place = skipped.spot
+        passes = skipped.classifier.settings_.passes
+        subject.done[place] = Stamp(skipped.classifier, passes, skipped.refinement)
+
+    def _stamp(self, found: Found, refinement: Refinement) -> None:
+        assert self._classifier is not None
+        subject, place = found.spot
+        subject.done[place] = Stamp(self._classifier, found.passes, refinement)
 
     def drop(self) -> None:
         """Have no use for what jobs made so far may still find."""
@@ -476,22 +681,27 @@ class Session:
         if not self.is_current(result):
             return False
         self._learnt = result.learnt
+        if result.learnt is not None:
+            self._samples |= {one.spot: one for one in result.learnt.samples}
         # Painted labels that no class had; names given while the job ran stay.
         painted = result.classifier.pixel_classes_
         self._put(c for c in painted if c.label not in self._classes)
-        if result.classifier is not self._classifier:
-            self._classifier = result.classifier
+        is_new = result.classifier is not self._classifier
+        self._classifier = result.classifier
+        for found in result.found:
+            self._stamp(found, result.refinement)
+        if is_new:
             self.model_changed.emit()
         return True
 
     def tune(self) -> Tuning | None:
         """Job that chooses what to fit with for what was learnt last, if it was not yet."""
         learnt = self._learnt
-        if learnt is None or not self.is_quick or not learnt.tokens.is_complete:
+        if learnt is None or not self.is_quick or not learnt.is_complete:
             return None
         if self._tuned is not None and self._tuned.is_of(*learnt):
             return None
-        return Tuning(learnt, self._rows)
+        return Tuning(learnt)
 
     def accept_choice(self, tuned: Tuned) -> bool:
         """Take over what a tuning job chose; whether there is anything to learn anew from that.
@@ -557,6 +767,21 @@ class Session:
                 settings=classifier.settings_, weights=self.weights if own else None
             )
         )
+        # The model is what was asked for; strokes on this image train anew, those on others do
+        # where somebody wants that.
+        for subject in self._subjects:
+            if subject is not self._subject:
+                self.train_on(subject, False)
         self._replace(classifier.pixel_classes_)
         self.use_method(classifier.method)
         self.model_changed.emit()
+
+
+def _is_complete(tokens: Tokens | None) -> bool:
+    return tokens is not None and tokens.is_complete
+
+
+def _channels(channels: tuple[int, ...] | None) -> str:
+    if channels is None:
+        return "grey levels or RGB"
+    return f"{len(channels)} channels ({', '.join(map(str, channels))})"

@@ -14,7 +14,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QTimer
 from qtpy.QtTest import QTest
 
-from napari_hrdv2._job import Segmenting
+from napari_hrdv2._job import Part, Segmenting
 from napari_hrdv2._preferences import Preferences
 from napari_hrdv2._sample_data import sample_image, sample_strokes
 from napari_hrdv2._widgets.segment import SegmentWidget
@@ -153,14 +153,14 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_stale_work_is_dropped(
     viewer: Any, prefetched: Any, tiny_panel: Any, finished: Any, monkeypatch: Any, qtbot: QtBot
 ) -> None:
-    fit, fitted = PixelClassifier.fit, []
+    learn, fitted = PixelClassifier.learn, []
 
-    def slowly(self: PixelClassifier, tokens: Any, strokes: Any, *args: Any, **options: Any) -> Any:
-        fitted.append(strokes.max())
+    def slowly(self: PixelClassifier, parts: Any, *args: Any, **options: Any) -> Any:
+        fitted.append(parts[0].labels.max())
         time.sleep(0.3)
-        return fit(self, tokens, strokes, *args, **options)
+        return learn(self, parts, *args, **options)
 
-    monkeypatch.setattr(PixelClassifier, "fit", slowly)
+    monkeypatch.setattr(PixelClassifier, "learn", slowly)
     shown: list[Any] = []
     tiny_panel.loop.segmented.connect(shown.append)
     prefetched.data = two_strokes()
@@ -215,7 +215,9 @@ def test_the_part_in_view_is_first(
     add_job(viewer)
     finished(tiny_panel)
     seen: list[Any] = []
-    tiny_panel.loop.segmented.connect(lambda found: seen.append(getattr(found, "region", None)))
+    tiny_panel.loop.segmented.connect(
+        lambda found: seen.append(found.found.region if isinstance(found, Part) else None)
+    )
     camera = getattr(viewer, "scene", viewer).camera  # napari moved it in 0.9
     camera.center = (0, 14, 17)
     camera.zoom *= 4

@@ -5,81 +5,94 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from napari.layers import Image, Labels
 from qtpy.QtCore import QObject, QTimer, Signal  # type: ignore[attr-defined]
 
-from .._job import Part, Progress, Result, Sight, Tuned
+from .._job import Part, Progress, Result, Sight, Skipped, Swept, Tuned
 from .._session import Session
+from .._subject import Place
 from ..core.errors import Cancelled, HRDv2Error, StrokesError
-from ..core.tokens import Tokens
-from .layers import drawn_on, pixels_of, visible_part
+from ..core.planes import Index, Region
+from .layers import first_part, view_of
 from .runner import JobRunner
+from .subjects import Opened, Subjects
 
 # How long nothing else is asked for before features are extracted unasked.
 _IDLE_MS = 300
-# How long nobody paints before it is looked for what to fit with.
+# How long nobody paints before it is looked for what to fit with, and planes out of view segmented.
 _REST_MS = 800
-# Pixels beyond which nobody wants hours of work that they did not ask for.
-_MOST_UNASKED = 4096 * 4096
+# How long strokes out of view may have been changed before that is seen, by undoing for instance.
+_RESCAN_MS = 300
+# How long the view moves before what is seen counts.
+_MOVED_MS = 60
+# Pixels beyond which nobody wants hours of work that they did not ask for: in view, and in all.
+_MOST_UNASKED, _MOST_SWEPT = 4096 * 4096, 64 * 1024 * 1024
+# Tiles that are seen at once, those in the middle; of more, one sees no details.
+_MOST_SEEN = 16
 
 
 class LiveLoop(QObject):
-    """Keeps the segmentation of one image up to its strokes and its features.
+    """Keeps the segmentation of an image up to its strokes and its features.
 
-    Two threads work side by side: one looks at the image, pass by pass, the other trains and
-    segments from the passes there are, whenever strokes or passes are new. What is new while it
-    works has it start again; nothing waits for what is stale.
+    Two threads work side by side: one looks at what is seen of the image, pass by pass, the other
+    trains and segments from the passes there are, whenever strokes or passes are new. What is new
+    while it works has it start again; nothing waits for what is stale. When both rest, the first
+    sweeps over planes and tiles that are not seen.
 
     Parameters
     ----------
     session
         Whose jobs are run.
+    viewer
+        Where the image is seen.
     parent
         As for every Qt object.
 
     Attributes
     ----------
+    subjects
+        The viewer's images as the session works on them.
     is_live
         Whether the segmentation follows the strokes by itself.
     is_asked
         Whether a segmentation was asked for and is not yet whole.
     progressed
-        A step is done on the way to the features, with its :class:`.Progress`.
+        A step is done on the way, with its :class:`.Progress`.
     segmented
-        A segmentation is there, with its :class:`.Result`, or :class:`.Part` of one.
+        A segmentation is there, with its :class:`.Result`, or :class:`.Part` of one, or that of a
+        place out of view, :class:`.Swept`.
     failed
         What was asked for ended with an exception.
+    skipped
+        A place out of view cannot be segmented, with the error; the work goes on.
     changed
         Something begins or ends.
 
     Examples
     --------
-    >>> loop = LiveLoop(session)  # doctest: +SKIP
+    >>> loop = LiveLoop(session, viewer)  # doctest: +SKIP
     >>> loop.watch(image_layer, strokes_layer)  # doctest: +SKIP
     """
 
     progressed = Signal(object)
     segmented = Signal(object)
     failed = Signal(object)
+    skipped = Signal(object)
     changed = Signal()
 
-    def __init__(self, session: Session, parent: QObject | None = None) -> None:
+    def __init__(self, session: Session, viewer: Any, parent: QObject | None = None) -> None:
         super().__init__(parent)
-        self._session = session
+        self._session, self._viewer = session, viewer
+        self.subjects = Subjects(session)
         self.image: Image | None = None
         self._strokes: Labels | None = None
-        # Of a layer that was removed after its strokes were asked to be learnt from.
-        self._last_drawn: npt.NDArray[Any] | None = None
-        self._done: tuple[Tokens, npt.NDArray[Any] | None] | None = None
-        # Whether what is done was refined as the session says now.
-        self._is_refined = False
         self._ties = ExitStack()
         self.is_live, self.is_asked = True, False
         # After Cancel nothing begins unasked.
         self._is_paused = False
-        self._is_due = self._is_look_due = False
+        self._is_due = self._is_look_due = self._is_sweeping = False
+        # What the look at work is for.
+        self._looked_at: tuple[Place, ...] = ()
         self.looker, self.segmenter, self.tuner = (JobRunner(self) for _ in range(3))
         self.looker.yielded.connect(self._on_look_yielded)
         self.looker.returned.connect(self._on_look_returned)
@@ -89,11 +102,15 @@ class LiveLoop(QObject):
         self.segmenter.ended.connect(self._on_segmenter_ended)
         self.tuner.returned.connect(self._on_tuned)
         # Painting tells of itself before it has written; the next turn of the event loop reads it.
-        self._soon, self._idle, self._rest = (QTimer(self) for _ in range(3))
+        self._soon, self._idle, self._rest, self._rescan, self._moved = (
+            QTimer(self) for _ in range(5)
+        )
         for timer, milliseconds, slot in (
             (self._soon, 0, self._segment),
             (self._idle, _IDLE_MS, self._prefetch),
             (self._rest, _REST_MS, self._tune),
+            (self._rescan, _RESCAN_MS, self._on_rescan),
+            (self._moved, _MOVED_MS, self._on_moved),
         ):
             timer.setSingleShot(True)
             timer.setInterval(milliseconds)
@@ -108,16 +125,38 @@ class LiveLoop(QObject):
         self.image, self._strokes = image, strokes
         if image is not None:
             self._tie(image.events.data, self._on_image_data)
+            camera = getattr(self._viewer, "scene", self._viewer).camera  # napari moved it in 0.9
+            for event in (self._viewer.dims.events.point, camera.events.zoom, camera.events.center):
+                self._tie(event, self._on_view)
         if strokes is not None:
             for event in (strokes.events.paint, strokes.events.set_data):
                 self._tie(event, self._on_strokes)
+        opened = self._open()
+        self._session.watch(None if opened is None else opened.subject)
+        if opened is not None:
+            opened.subject.read_strokes()
         if other:
-            self._last_drawn = None
             self.restart()
+        else:
+            self._soon.start()
 
     def _tie(self, event: Any, slot: Any) -> None:
         event.connect(slot)
         self._ties.callback(event.disconnect, slot)
+
+    def _open(self) -> Opened | None:
+        """The image as it is now, None where it is none that can be segmented."""
+        if self.image is None:
+            return None
+        try:
+            return self.subjects.open(self.image, self._strokes)
+        except HRDv2Error:
+            return None
+
+    def reread(self) -> None:
+        """Begin anew with the image, which is understood in another way."""
+        self.watch(self.image, self._strokes)
+        self.restart()
 
     def restart(self) -> None:
         """Forget what is being done: image or settings are others."""
@@ -129,16 +168,15 @@ class LiveLoop(QObject):
     def stop(self) -> None:
         """Give up everything that is being done."""
         self._session.drop()
-        for timer in (self._soon, self._idle, self._rest):
+        for timer in (self._soon, self._idle, self._rest, self._rescan, self._moved):
             timer.stop()
         self.is_asked = self._is_due = self._is_look_due = False
-        self._done = None
         for runner in (self.looker, self.segmenter, self.tuner):
             runner.cancel()
         self.changed.emit()
 
     def cancel(self) -> None:
-        """Give up everything, and begin nothing unasked."""
+        """Give up everything, and begin nothing unasked; what is segmented stays so."""
         self.stop()
         self._is_paused = True
 
@@ -171,12 +209,40 @@ class LiveLoop(QObject):
             or self.segmenter.is_busy
             or self._soon.isActive()
             or self._idle.isActive()
+            or self._moved.isActive()
         )
+
+    # What is seen ------------------------------------------------------------------------------
+
+    def _view(self) -> tuple[Index, Region | None]:
+        assert self.image is not None
+        assert self._session.subject is not None
+        return view_of(self._viewer, self.image, self._session.subject.planes)
+
+    def seen(self) -> list[Place]:
+        """The places of the image that are seen, those in the middle first."""
+        subject = self._session.subject
+        if subject is None or self.image is None:
+            return []
+        index, region = self._view()
+        return subject.at(index, region if len(subject.tiles) > 1 else None)[:_MOST_SEEN]
+
+    def _on_view(self, event: object = None) -> None:
+        subject = self._session.subject
+        if subject is not None and subject.planes.count * len(subject.tiles) > 1:
+            self._moved.start()
+
+    def _on_moved(self) -> None:
+        self._soon.start()
+        if not self._is_paused:
+            self._idle.start()
 
     # Features ----------------------------------------------------------------------------------
 
     def ask(self) -> None:
         """Segment the image with all passes, whatever has to be computed or downloaded for it.
+
+        What is seen comes first, then what is not yet segmented of the rest.
 
         Raises
         ------
@@ -184,125 +250,142 @@ class LiveLoop(QObject):
             If no image is chosen, or image or strokes cannot be used.
         """
         assert self.image is not None
-        pixels, drawn = pixels_of(self.image), self._drawn()
-        self._session.check(pixels, drawn)
-        self.is_asked, self._is_paused, self._done = True, False, None
+        opened = self.subjects.open(self.image, self._strokes)
+        self._session.watch(opened.subject)
+        if opened.problem is not None:
+            raise opened.problem
+        opened.subject.read_strokes()
+        self._session.check()
+        self.is_asked, self._is_paused = True, False
         self._idle.stop()
         # Also where features are at hand: pixels may have been changed in place.
+        self._session.renew()
+        for place in self.seen():
+            opened.subject.done.pop(place, None)
         self._look(download=True)
         self.changed.emit()
 
     def _prefetch(self) -> None:
-        if self._is_paused or not self.is_live or self.looker.is_busy:
+        if self._is_paused or not self.is_live or self._session.subject is None:
             return
-        pixels = self._pixels()
-        if pixels is None or pixels.shape[0] * pixels.shape[1] > _MOST_UNASKED:
-            return
-        tokens = self._session.tokens_for(pixels, self._drawn())
-        if tokens is None or not tokens.is_complete:
+        places = self.seen()
+        cores = [self._session.subject.tiles[place.tile].shape for place in places]
+        if sum(height * width for height, width in cores) <= _MOST_UNASKED:
             self._look(download=False)
 
-    def _look(self, *, download: bool) -> None:
-        pixels = self._pixels()
-        if pixels is None:
-            return
+    def _look(self, *, download: bool) -> bool:
+        """Get what features are lacking; whether there are any."""
+        if self._session.subject is None:
+            return False
+        places = tuple(self.seen())
         if self.looker.is_busy:
-            tokens = self._session.tokens_for(pixels, self._drawn())
-            if tokens is None or self._is_look_due:
+            if self._is_sweeping or self._is_look_due or places != self._looked_at:
                 self.looker.cancel()
                 self._is_look_due = True
-            return
+            return True
         self._is_look_due = False
-        self.looker.start(self._session.look(pixels, self._drawn(), download=download))
+        job = self._session.look(places, download=download)
+        if job is None:
+            return False
+        self._looked_at = places
+        self.looker.start(job)
         self.changed.emit()
+        return True
 
-    def _on_look_yielded(self, step: Progress | Sight) -> None:
+    def _on_look_yielded(self, step: Progress | Sight | Swept | Skipped) -> None:
         if isinstance(step, Sight):
-            self._take(step)
+            if self._session.saw(step):
+                self._soon.start()
+        elif isinstance(step, Swept):
+            if self._session.swept(step):
+                self.segmented.emit(step)
+        elif isinstance(step, Skipped):
+            self._session.skip(step)
+            self.skipped.emit(step.error)
         else:
             self.progressed.emit(step)
 
-    def _on_look_returned(self, outcome: Sight | Exception | None) -> None:
-        if isinstance(outcome, Sight):
-            self._take(outcome)
-            return
+    def _on_look_returned(self, outcome: bool | Exception) -> None:
         # What nobody asked for may fail in silence where the user could mend it.
         silent = (Cancelled,) if self.is_asked else (Cancelled, HRDv2Error)
         if isinstance(outcome, Exception) and not isinstance(outcome, silent):
             self._fail(outcome)
 
-    def _take(self, sight: Sight) -> None:
-        if self._session.saw(sight):
-            self._soon.start()
-
     def _on_look_ended(self) -> None:
+        self._is_sweeping = False
         if self._is_look_due:
             self._look(download=self.is_asked)
+        else:
+            self._go_on()
         self.changed.emit()
 
     # Segmentation ------------------------------------------------------------------------------
 
     def _on_image_data(self, event: object = None) -> None:
-        self.restart()
+        self.reread()
 
     def _on_strokes(self, event: object = None) -> None:
-        if self.follows:
-            # What is being learnt is stale now.
-            if (self.segmenter.is_busy or self.tuner.is_busy) and not self._is_same():
-                self.segmenter.cancel()
-                self.tuner.cancel()
-            self._soon.start()
+        self._soon.start()
+        self._rescan.start()
+
+    def _on_rescan(self) -> None:
+        self._read_strokes(everywhere=True)
+        self._soon.start()
+
+    def _read_strokes(self, *, everywhere: bool = False) -> None:
+        """See what is painted; what is being learnt is stale if it is new."""
+        subject = self._session.subject
+        if subject is None:
+            return
+        self._open()  # somebody may have exchanged the layer's data
+        is_new = subject.read_strokes(None if everywhere else self.seen())
+        if is_new and self.follows:
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        self.segmenter.cancel()
+        self.tuner.cancel()
+        if self._is_sweeping:
+            self.looker.cancel()
 
     def refine(self) -> None:
         """Segment anew, as the session refines segmentations in another way."""
-        self._is_refined = False
         if self.follows:
-            self.segmenter.cancel()
+            self._interrupt()
             self._soon.start()
 
     def relearn(self) -> None:
         """Segment anew, as another of the session's classifiers learns from strokes."""
-        self._done = None
-        self.segmenter.cancel()
+        self._interrupt()
         self._soon.start()
-
-    def _is_same(self) -> bool:
-        """Whether the strokes are those that were learnt from last."""
-        return self._done is not None and _equal(self._done[1], self._drawn())
 
     def _segment(self) -> None:
         """Train and segment, from the features there are, if anything is new."""
-        pixels = self._pixels()
-        if pixels is None or not (self.follows or self.is_asked):
+        self._read_strokes()
+        session = self._session
+        if session.subject is None or not (self.follows or self.is_asked):
             return
         if self.segmenter.is_busy:
             self._is_due = True
             return
         self._is_due = False
-        drawn = self._drawn()
-        tokens = self._session.tokens_for(pixels, drawn)
-        if tokens is None:
-            # Other strokes may need other features than the model that was applied.
-            if self._session.has_features and not self._is_paused:
-                self._look(download=self.is_asked)
+        places = self.seen()
+        # A model is not applied unasked, but where it was, it is refined.
+        is_applied = any(place in session.subject.done for place in places)
+        if not (self.is_asked or session.is_painted or is_applied):
             return
-        if not (self._session.is_quick or tokens.is_complete):
-            # It would take longer than the passes to come, and be of no use then.
+        _, region = self._view()
+        first = first_part(region, session.subject.planes.shape)
+        job = session.prepare(places, None if len(places) > 1 else first)
+        if job is not None:
+            self.segmenter.start(job)
+            self.changed.emit()
             return
-        done = self._done
-        is_done = done is not None and done[0] is tokens
-        if done is not None and self._session.is_quick:
-            # Who paints on while a slow one works asks again when it is time.
-            is_done = is_done and _equal(done[1], drawn)
-        if is_done and self._is_refined:
-            self._finish(tokens)
-            return
-        if not (is_done or self.is_asked) and (drawn is None or not drawn.any()):
-            return
-        self._done, self._is_refined = (tokens, drawn), True
-        region = None if self.image is None else visible_part(self.image)
-        self.segmenter.start(self._session.prepare(tokens, drawn, region))
-        self.changed.emit()
+        is_looking = self.looker.is_busy and not self._is_sweeping
+        if self._is_paused or is_looking or session.has_all(places):
+            self._go_on()
+        else:
+            self._look(download=self.is_asked)
 
     def _on_part(self, part: Part | None) -> None:
         if part is not None and self._session.is_current(part):
@@ -319,19 +402,31 @@ class LiveLoop(QObject):
     def _on_segmenter_ended(self) -> None:
         if self._is_due:
             self._soon.start()
-        elif self._done is not None:
-            self._finish(self._done[0])
+        else:
             self._rest.start()
+            self._go_on()
         self.changed.emit()
 
-    # What to fit with --------------------------------------------------------------------------
+    def _go_on(self) -> None:
+        """What was asked for goes on out of view, and is whole once nothing is left."""
+        is_working = self.looker.is_busy or self.segmenter.is_busy or self._soon.isActive()
+        if not self.is_asked or is_working or self._look(download=True):
+            return
+        if not self._sweep():
+            self.is_asked = False
+            self.changed.emit()
+
+    # While nobody paints -----------------------------------------------------------------------
 
     def _tune(self) -> None:
-        """While nobody paints: choose what to fit with, for a better segmentation if there is."""
-        if self.follows and not (self.tuner.is_busy or self.segmenter.is_busy):
-            job = self._session.tune()
-            if job is not None:
-                self.tuner.start(job)
+        """Choose what to fit with, for a better segmentation if there is; then sweep."""
+        if not self.follows or self.tuner.is_busy or self.segmenter.is_busy:
+            return
+        job = self._session.tune()
+        if job is not None:
+            self.tuner.start(job)
+        else:
+            self._sweep_unasked()
 
     def _on_tuned(self, outcome: Tuned | Exception) -> None:
         if isinstance(outcome, Exception):
@@ -339,36 +434,29 @@ class LiveLoop(QObject):
                 self._fail(outcome)
         elif self._session.accept_choice(outcome):
             self.relearn()
+        else:
+            self._sweep_unasked()
 
-    def _finish(self, tokens: Tokens) -> None:
-        """What was asked for is whole once all passes are segmented."""
-        if self.is_asked and tokens.is_complete and not self.looker.is_busy:
-            self.is_asked = False
-            self.changed.emit()
+    def _sweep_unasked(self) -> None:
+        subject = self._session.subject
+        if subject is None or self._is_paused or self.looker.is_busy or self.segmenter.is_busy:
+            return
+        height, width = subject.planes.shape
+        if self.follows and subject.planes.count * height * width <= _MOST_SWEPT:
+            self._sweep()
+
+    def _sweep(self) -> bool:
+        """Segment what is out of view; whether there is anything."""
+        index, _ = self._view()
+        undone = self._session.undone(index)
+        if not undone:
+            return False
+        self._is_sweeping = True
+        self.looker.start(self._session.sweep(undone, download=self.is_asked))
+        self.changed.emit()
+        return True
 
     def _fail(self, error: Exception) -> None:
         self.is_asked, self._is_paused = False, True
         self.looker.cancel()
         self.failed.emit(error)
-
-    # Layers ------------------------------------------------------------------------------------
-
-    def _pixels(self) -> Any:
-        """The image's array, None where it is none that can be segmented."""
-        if self.image is None:
-            return None
-        try:
-            return pixels_of(self.image)
-        except HRDv2Error:
-            return None
-
-    def _drawn(self) -> npt.NDArray[Any] | None:
-        if self._strokes is not None:
-            self._last_drawn = drawn_on(self._strokes)
-        return self._last_drawn
-
-
-def _equal(one: npt.NDArray[Any] | None, other: npt.NDArray[Any] | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(one, other)

@@ -28,7 +28,7 @@ from .._session import Session
 from ..core.base import PixelClass
 from ..core.errors import Cancelled, HRDv2Error, ImageError
 from ..core.objects import ObjectSettings, make_object_settings, rows_of, write_csv
-from .layers import _MARK, Segmentations, place_of
+from .layers import MARK, Segmentations, place_of
 from .runner import JobRunner
 
 _MOST_PX = 1_000_000
@@ -206,7 +206,7 @@ class CountObjects(QWidget):
             unit=unit,
             intensity=pixels if fits else None,
             classifier=self._session.classifier,
-            tokens=self._session.tokens_for(pixels, None),
+            tokens=self._session.tokens_of_all,
         )
         self._asked = _Asked(layer, chosen, f"{image.name} {chosen.name} objects", job)
         self._runner.start(job)
@@ -258,7 +258,7 @@ class CountObjects(QWidget):
         place = place_of(asked.segmentation)
         layers = self._viewer.layers
         for layer in layers:
-            if layer.name == asked.name and layer.metadata.get(_MARK) == "objects":
+            if layer.name == asked.name and layer.metadata.get(MARK) == "objects":
                 layer.data, layer.features = counted.objects, features
                 for name, value in place.items():
                     setattr(layer, name, value)
@@ -269,7 +269,7 @@ class CountObjects(QWidget):
             name=asked.name,
             features=features,
             opacity=0.7,
-            metadata={_MARK: "objects"},
+            metadata={MARK: "objects"},
             **place,
         )
         layers.insert(layers.index(asked.segmentation) + 1, layer)

