@@ -5,7 +5,7 @@ features are those of the quarter again: no time hangs on what they say), 16 pas
 three classes on 5,000 pixels:
 
 strokes
-    From the end of a stroke to the segmentation: the strokes are copied, rows are added for the
+    From the end of a stroke to the segmentation: the strokes are read, rows are added for the
     200 new pixels, the classifier is refitted from where it stood, the whole plane is predicted.
     Medians over ``--strokes``. With a display (Xvfb is one) the same again in napari's window,
     from the write into the strokes layer to the write into the segmentation layer.
@@ -32,6 +32,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,13 +43,19 @@ from rich.console import Console
 from rich.table import Table
 
 from napari_hrdv2 import FeatureExtractor, HRDv2Error, PixelClassifier
-from napari_hrdv2._job import Made, Sight, Wanted
+from napari_hrdv2._job import Made, Sight, Spot, Wanted
 from napari_hrdv2._session import Session
+from napari_hrdv2._subject import Subject
 from napari_hrdv2.core import upsample
 from napari_hrdv2.core.cache import TokenStore, default_folder, digest_of
+from napari_hrdv2.core.errors import never
+from napari_hrdv2.core.extraction import _Passes
 from napari_hrdv2.core.filters import filter_grids
 from napari_hrdv2.core.normalise import stretch
+from napari_hrdv2.core.planes import Planes
 from napari_hrdv2.core.settings import Settings
+from napari_hrdv2.core.strokes import Training
+from napari_hrdv2.core.tiles import Piece
 from napari_hrdv2.core.tokens import Tokens
 from napari_hrdv2.core.tuning import DEFAULT
 
@@ -81,11 +88,9 @@ def tokens_like(tokens: Tokens, image: np.ndarray, passes: int) -> Tokens:
     """Tokens of a larger image, or of more passes, with the values of those there are."""
     side = len(image)
     settings = tokens.settings.model_copy(update={"passes": passes})
-    transforms = settings.transforms()
-    patch, stride = settings.patch, settings.stride
-    assert patch is not None
-    assert stride is not None
-    lattices = tuple(t.lattice((side, side), patch, stride, "reflect") for t in transforms)
+    # Where the tokens lie hangs on no backbone.
+    extractor: Any = SimpleNamespace(settings=settings)
+    lattices = _Passes(extractor, Piece(image), settings.transforms(), never)._lattices
     ny, nx = (one.size for one in lattices[0])
     data = tokens.data[torch.arange(passes) % tokens.passes]
     rows, columns = torch.arange(ny) % data.shape[1], torch.arange(nx) % data.shape[2]
@@ -118,17 +123,34 @@ class Strokes:
         return cells[0], cells[1]
 
 
-def session_on(tokens: Tokens, image: np.ndarray, extractor: FeatureExtractor) -> Session:
-    """A session that has seen these tokens."""
+def session_on(
+    tokens: Tokens, image: np.ndarray, strokes: np.ndarray, extractor: FeatureExtractor
+) -> Session:
+    """A session that has seen these tokens, on strokes that may be changed in place."""
     session = Session()
+    session.watch(Subject(Planes(image, "YX"), Planes(strokes, "YX")))
     show(session, tokens, image, extractor)
     return session
 
 
 def show(session: Session, tokens: Tokens, image: Any, extractor: FeatureExtractor) -> None:
-    look = session.look(image)
+    subject = session.subject
+    assert subject is not None
+    (place,) = subject.at(())
+    look = session.look([place])
+    assert look is not None
     made = Made(Wanted(session.settings, session.device, session.weights), extractor)
-    assert session.saw(Sight(look.generation, made, digest_of(np.asarray(image)), tokens))
+    digest = digest_of(np.asarray(image))
+    assert session.saw(Sight(look.generation, made, Spot(subject, place), digest, tokens))
+
+
+def segment(session: Session) -> None:
+    """See what is painted, learn and segment."""
+    subject = session.subject
+    assert subject is not None
+    places = subject.at(())
+    assert subject.read_strokes(places)
+    assert session.accept(run(session.prepare(places)))
 
 
 def run(job: Any) -> Any:
@@ -144,9 +166,10 @@ def measure_strokes(
     tokens: Tokens, image: np.ndarray, truth: np.ndarray, extractor: FeatureExtractor, count: int
 ) -> tuple[float, float, float]:
     """Medians in seconds: the whole, the refit with its rows, the prediction."""
-    session, strokes = session_on(tokens, image, extractor), Strokes(truth, len(image))
-    spans: dict[str, list[float]] = {"fit": [], "predict": []}
-    fit, predict = PixelClassifier.fit, PixelClassifier.predict
+    strokes = Strokes(truth, len(image))
+    session = session_on(tokens, image, strokes.now, extractor)
+    spans: dict[str, list[float]] = {"gather": [], "fit": [], "predict": []}
+    gather, fit, predict = Training.of, PixelClassifier.learn, PixelClassifier.predict
 
     def timed(name: str, method: Any) -> Any:
         def call(*args: Any, **options: Any) -> Any:
@@ -157,24 +180,24 @@ def measure_strokes(
 
         return call
 
-    PixelClassifier.fit = timed("fit", fit)  # type: ignore[method-assign]
+    Training.of = timed("gather", gather)  # type: ignore[method-assign]
+    PixelClassifier.learn = timed("fit", fit)  # type: ignore[method-assign]
     PixelClassifier.predict = timed("predict", predict)  # type: ignore[method-assign]
     whole = []
     try:
         for _ in range(count + 1):
             strokes.add()
             start = time.perf_counter()
-            now = strokes.now.copy()
-            found = session.tokens_for(image, now)
-            assert found is not None
-            assert session.accept(run(session.prepare(found, now)))
+            segment(session)
             whole.append(time.perf_counter() - start)
     finally:
-        PixelClassifier.fit, PixelClassifier.predict = fit, predict  # type: ignore[method-assign]
+        Training.of = gather  # type: ignore[method-assign]
+        PixelClassifier.learn = fit  # type: ignore[method-assign]
+        PixelClassifier.predict = predict  # type: ignore[method-assign]
     # The first stroke is fitted from nothing.
     return (
         float(np.median(whole[1:])),
-        float(np.median(spans["fit"][1:])),
+        float(np.median(np.add(spans["gather"], spans["fit"])[1:])),
         float(np.median(spans["predict"][1:])),
     )
 
@@ -340,12 +363,16 @@ def first_section(options: argparse.Namespace, image: np.ndarray) -> Table:
         hook = vit.register_forward_pre_hook(lambda _, args, kept=inputs: kept.append(args[0]))
         extractor.extract(pixels)
         hook.remove()
+        # Of the first pass, all windows.
+        images = np.cumsum([len(batch) for batch in inputs])
+        first_pass = inputs[: int(np.searchsorted(images, images[-1] // passes)) + 1]
         blocks = math.ceil(extractor.settings.depth * vit.depth)
         bare, first, whole, bares = [], [], [], []
         for _ in range(options.repeat):
             # In turns: whatever else the machine does hits all alike.
             start = time.perf_counter()
-            vit(inputs[0], blocks=blocks)
+            for batch in first_pass:
+                vit(batch, blocks=blocks)
             bare.append(time.perf_counter() - start)
             start = time.perf_counter()
             made = extractor.passes(pixels)
