@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
@@ -58,6 +60,8 @@ class AdvancedSettings(QWidget):
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._session = session
+        # Length of a pixel, in pixels or in what the image is measured in.
+        self._pixel = 1.0
         fields = Settings.model_fields
         self.model = QComboBox()
         self.model.addItem("best at hand", _AUTOMATIC)
@@ -90,13 +94,10 @@ class AdvancedSettings(QWidget):
             "1 / stride, or faster."
         )
         self.structures = QDoubleSpinBox()
-        self.structures.setRange(2, 100)
-        self.structures.setDecimals(1)
-        self.structures.setSuffix(" px")
         self.structures.setToolTip(
-            "Size of the finest structures that matter, in pixels. Where it is less than the "
-            "backbone's patches, of 14 px as a rule, the image is enlarged for it, where it is "
-            "more, shrunk. Half the size takes four times as long."
+            "Size of the finest structures that matter, in pixels or, where the image has one, in "
+            "its unit. Where it is less than the backbone's patches, of 14 px as a rule, the image "
+            "is enlarged for it, where it is more, shrunk. Half the size takes four times as long."
         )
         self.filters = QCheckBox("beside the backbone's features")
         self.filters.setToolTip(
@@ -157,7 +158,7 @@ class AdvancedSettings(QWidget):
             box.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
         self.browse.setFixedWidth(36)
 
-        self.refresh()
+        self.measure_in(1.0, "px")
         self.model.activated.connect(self._apply)
         self.device.activated.connect(self._apply)
         self.method.activated.connect(self._use_method)
@@ -168,6 +169,16 @@ class AdvancedSettings(QWidget):
         self.filters.clicked.connect(self._apply)
         self.browse.clicked.connect(self._browse)
         self.clear.clicked.connect(self._clear)
+
+    def measure_in(self, pixel: float, unit: str) -> None:
+        """Show lengths in a unit, in which a pixel has some length."""
+        self._pixel = pixel
+        with QSignalBlocker(self.structures):
+            # As many digits as tell tenths of a pixel.
+            self.structures.setDecimals(max(0, math.ceil(-math.log10(pixel / 10))))
+            self.structures.setRange(2 * pixel, 100 * pixel)
+            self.structures.setSuffix(f" {unit}")
+        self.refresh()
 
     def show_size(self) -> None:
         """Say how large the cache is now."""
@@ -193,7 +204,7 @@ class AdvancedSettings(QWidget):
         self.weights.setText(self._session.weights or "")
         self.passes.setValue(settings.passes)
         self.stride.setValue(settings.stride or 0)
-        self.structures.setValue((settings.patch or _PATCH) / settings.scale)
+        self.structures.setValue(self._pixel * (settings.patch or _PATCH) / settings.scale)
         self.filters.setChecked(settings.filters)
         self.device.setCurrentIndex(max(0, self.device.findData(self._session.device)))
         self.method.setCurrentIndex(self.method.findData(self._session.method))
@@ -220,7 +231,7 @@ class AdvancedSettings(QWidget):
     def _scale(self) -> float:
         """At which the finest structures are as large as a patch."""
         settings, size = self._session.settings, self.structures.value()
-        patch = settings.patch or _PATCH
+        patch = self._pixel * (settings.patch or _PATCH)
         # What is shown is rounded: who leaves it alone changes nothing.
         if size == round(patch / settings.scale, self.structures.decimals()):
             return settings.scale

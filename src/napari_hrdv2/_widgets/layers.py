@@ -25,6 +25,8 @@ _FEATURES = {"index", "name"}
 _MAX_ADOPTED = 100
 # Pixels of an image whose whole segmentation takes so long that the part in view goes first.
 _LARGE = 1024 * 1024
+# What napari's layers say where nobody gave a unit.
+_NO_UNIT = "pixel"
 # Bytes of labels beyond which they lie on disk, and side of their chunks there.
 _IN_MEMORY, _CHUNK = 1 << 30, 512
 
@@ -191,6 +193,18 @@ def place_of(layer: Layer) -> dict[str, Any]:
     """Where a layer lies, in terms that put another one of the same axes onto it."""
     names = ("scale", "translate", "rotate", "shear", "affine", "units", "axis_labels")
     return {name: getattr(layer, name) for name in names}
+
+
+def pixel_size_of(layer: Layer, ndim: int) -> tuple[tuple[float, ...] | None, str | None]:
+    """Size of a layer's pixels along its last axes, None if nobody gave it; and its unit."""
+    size = tuple(abs(float(one)) for one in layer.scale[-ndim:])
+    units = {str(one): one for one in layer.units[-ndim:]}
+    if len(units) > 1:
+        return None, None
+    ((name, unit),) = units.items()
+    if name != _NO_UNIT:
+        return size, f"{unit:~}"
+    return (None if set(size) == {1.0} else size), None
 
 
 def blank(shape: tuple[int, ...], dtype: Any) -> Any:

@@ -28,12 +28,10 @@ from .._session import Session
 from ..core.base import PixelClass
 from ..core.errors import Cancelled, HRDv2Error, ImageError
 from ..core.objects import ObjectSettings, make_object_settings, rows_of, write_csv
-from .layers import MARK, Segmentations, place_of
+from .layers import MARK, Segmentations, pixel_size_of, place_of
 from .runner import JobRunner
 
 _MOST_PX = 1_000_000
-# What napari's layers say where nobody gave a unit.
-_NO_UNIT = "pixel"
 
 
 class _Asked(NamedTuple):
@@ -194,7 +192,7 @@ class CountObjects(QWidget):
         label = self.class_combo.currentData()
         (chosen,) = (one for one in self._session.classes if one.label == label)
         settings = self.settings
-        pixel_size, unit = _pixel_size(layer, 3 if settings.volume else 2)
+        pixel_size, unit = pixel_size_of(layer, 3 if settings.volume else 2)
         data, pixels = layer.data, image.data
         fits = not image.multiscale and pixels.shape[: data.ndim] == data.shape
         job = Counting(
@@ -305,18 +303,6 @@ def _box(text: str, name: str) -> QCheckBox:
 
 def _tip(name: str) -> str:
     return str(ObjectSettings.model_fields[name].description)
-
-
-def _pixel_size(layer: Labels, ndim: int) -> tuple[tuple[float, ...] | None, str | None]:
-    """Size of a layer's pixels along its last axes, None if nobody gave it; and its unit."""
-    size = tuple(abs(float(one)) for one in layer.scale[-ndim:])
-    units = {str(one): one for one in layer.units[-ndim:]}
-    if len(units) > 1:
-        return None, None
-    ((name, unit),) = units.items()
-    if name != _NO_UNIT:
-        return size, f"{unit:~}"
-    return (None if set(size) == {1.0} else size), None
 
 
 def _summary(asked: _Asked, table: dict[str, npt.NDArray[Any]]) -> str:

@@ -51,6 +51,7 @@ from .layers import (
     classes_of,
     dress,
     may_be_strokes,
+    pixel_size_of,
     planes_of,
     strokes_name,
     strokes_of,
@@ -430,6 +431,11 @@ class SegmentWidget(QWidget):
                 self.strokes_combo.choose(None)
         self._suggest_strokes()
         self.axes.watch(image)
+        size, unit = (None, None) if image is None else pixel_size_of(image, 2)
+        if size is None or unit is None:
+            self.advanced.measure_in(1.0, "px")
+        else:
+            self.advanced.measure_in(sum(size) / 2, unit)
         self.loop.watch(image, self.strokes_combo.layer())
         self.objects.watch(image)
         self._advise()
