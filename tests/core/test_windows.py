@@ -193,6 +193,20 @@ def test_filters_of_tiles_are_those_of_the_whole_to_the_last_bit(make_extractor,
         np.testing.assert_array_equal(dense_map(tokens)[..., 128:], dense[tile.core])
 
 
+def test_a_tile_without_colours_is_as_in_a_coloured_image(make_extractor, monkeypatch):
+    """It has no filters of colours, which are nought there in the whole."""
+    image = np.repeat(image_of(LARGE)[..., None], 3, -1)
+    image[:, 250:, 0] *= 1.5
+    extractor = make_extractor(**SMALL, filters=True)
+    whole = extractor.extract(image)
+    weight = np.random.default_rng(3).normal(size=(2, whole.channels)).astype(np.float32)
+    maps = projected_maps(whole, weight)
+    found = tokens_of_tiles(extractor, image, monkeypatch)
+    assert {tokens.channels == whole.channels for _, tokens in found} == {True, False}
+    for tile, tokens in found:
+        assert_close(projected_maps(tokens, weight), maps[tile.core])
+
+
 def test_tiles_of_channels_are_as_the_whole(make_extractor, monkeypatch):
     image = image_of((*LARGE, 2)) * (1, 50)
     for colours in ("each", "mapped"):
