@@ -234,6 +234,9 @@ def test_levels_are_the_values_that_become_black_and_white():
     np.testing.assert_array_equal(found[[0, 200, 201, 1000]], [0, 0, 1, 1])
     # Of constant levels grey is all that there is.
     assert (stretch(image, levels=np.array([[5.0, 5.0]])) == 0.5).all()
+    found = stretch(np.stack([image, image], -1), levels=np.array([[0, 2], [5, 5]]), apart=True)
+    assert found[0, :3, 0].tolist() == [0, 0.5, 1]
+    assert (found[..., 1] == 0.5).all()
 
 
 def test_levels_do_not_count_alpha_nor_what_is_not_finite(rng):

@@ -182,9 +182,9 @@ def test_levels_of_a_plane_are_those_that_stretching_it_takes(rng):
     stack = rng.normal(size=(2, 3, 50, 60)) * np.array([1, 10, 100])[:, None, None]
     grey, colours = Planes(stack[0], "ZYX"), Planes(stack[0].transpose(1, 2, 0), "YXS")
     channels = Planes(stack, "ZCYX", (2, 0))
-    settings = Settings(percentiles=(5, 80))
     for planes, index in ((grey, (1,)), (colours, ()), (channels, (1,))):
         apart = planes is channels
+        settings = Settings(percentiles=(5, 80), channels=planes.channels)
         image = planes.read(index)
         levels = levels_in(planes, index, settings)
         assert levels.shape == (2 if apart else 1, 2)
@@ -207,7 +207,7 @@ def test_levels_of_large_planes_are_close(height, width, channels):
         patch.setattr(tiles_module, "_ALL", 2500)
         patch.setattr(tiles_module, "_BLOCKS", 8)
         patch.setattr(tiles_module, "_BLOCK", 6)
-        levels = levels_in(planes, (), Settings())
+        levels = levels_in(planes, (), Settings(channels=planes.channels))
     assert lazy.read <= channels * 8**2 * 6**2
     expected = levels_of(planes.read(), apart=channels > 1)
     assert levels.shape == expected.shape

@@ -136,8 +136,7 @@ class FeatureExtractor:
         Parameters
         ----------
         image
-            (h, w) or (h, w, 3 or 4), any real dtype; (h, w, n) where the settings are of n
-            channels; see :func:`.normalise.stretch`.
+            (h, w) or (h, w, 3 or 4), any real dtype; see :func:`.normalise.stretch`.
         store
             Where passes are looked for first, and kept; see :meth:`passes`.
 
