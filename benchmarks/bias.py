@@ -43,6 +43,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from napari_hrdv2 import FeatureExtractor, HRDv2Error, PixelClassifier, Tokens
+from napari_hrdv2.core.settings import Settings
 from napari_hrdv2.core.upsample import rows_at
 
 #: Least agreement, and highest R2, with moved positions.
@@ -170,6 +171,12 @@ def main() -> int:
     parser.add_argument(
         "--depth", type=float, default=0.75, help="share of the backbone's blocks (default: 0.75)"
     )
+    parser.add_argument(
+        "--window",
+        type=int,
+        default=Settings().window,
+        help="side of the windows looked through in pixels, 0 for the whole (default: 512)",
+    )
     parser.add_argument("--picture", type=Path, help="file for a picture of both")
     parser.add_argument("--check", action="store_true", help="code 1 where a promise is missed")
     options = parser.parse_args()
@@ -190,6 +197,7 @@ def main() -> int:
                     device=options.device,
                     passes=options.passes,
                     depth=options.depth,
+                    window=options.window,
                     filters=False,
                     move_positions=moves,
                 )

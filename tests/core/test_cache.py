@@ -30,6 +30,7 @@ from napari_hrdv2.core.cache import (
 from napari_hrdv2.core.errors import Cancelled
 from napari_hrdv2.core.extraction import FeatureExtractor
 from napari_hrdv2.core.settings import Settings
+from napari_hrdv2.core.tiles import Piece
 from napari_hrdv2.core.tokens import Tokens
 from napari_hrdv2.core.transforms import Transform
 
@@ -205,6 +206,10 @@ _CHANGES = {
     "stride": (7, True),
     "depth": (0.5, True),
     "scale": (2.0, True),
+    "window": (256, True),
+    # Only the pixels handed over matter, and whether they are channels: see below.
+    "channel_count": (5, False),
+    "colours": ("mapped", False),
     "filters": (False, False),
     "passes": (16, False),
     "shifts": ("moore", False),
@@ -215,6 +220,7 @@ _CHANGES = {
     "boundary": ("periodic", True),
     "kernel": ("nearest", False),
     "percentiles": ((0.0, 100.0), True),
+    "channels": ((0, 1), True),
 }
 
 
@@ -228,6 +234,15 @@ def test_every_setting_that_changes_the_tokens_changes_the_key():
     assert pass_key("d", resolved(), Transform.shifted(0, 1), (0, 0)) != plain
     assert pass_key("d", resolved(), Transform.flipped(vertical=True), (0, 0)) != plain
     assert pass_key("d", resolved(), Transform(), (0, 0.5)) != plain
+
+
+def test_keys_of_channels_go_by_the_pixels_and_what_the_backbone_sees_of_them():
+    def key(**changes: Any) -> str:
+        return pass_key("d", resolved(**changes), Transform(), (0, 0))
+
+    plain = key(channels=(0, 1))
+    assert key(channels=(3, 1), channel_count=4) == plain
+    assert key(channels=(0, 1), colours="mapped") not in (plain, key(), key(colours="mapped"))
 
 
 def test_the_digest_is_of_pixels_shape_and_dtype():
@@ -271,7 +286,7 @@ def test_passes_made_before_are_not_computed(make_extractor, image, store, compu
     more = extractor.extract(image, store=store)
     assert sum(computed) == 5
     assert torch.equal(more.data[:2], few.data)
-    again = [t.passes for t in extractor.passes(image, store=store, digest=digest_of(image))]
+    again = [t.passes for t in extractor.passes(Piece(image), store=store)]
     assert again == [1, 2, 3, 4, 5]
     assert sum(computed) == 5
     assert torch.equal(extractor.extract(image, store=store).data, more.data)

@@ -184,7 +184,7 @@ def test_weights_of_other_features_are_refused(grey: Tokens) -> None:
 
 
 def test_too_little_memory_is_told(make_extractor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **_by_name: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("napari_hrdv2.core.extraction.filter_grids", refuse)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from napari_hrdv2.core.errors import ImageError
-from napari_hrdv2.core.normalise import stretch
+from napari_hrdv2.core.normalise import levels_of, stretch
 
 DTYPES = [
     *(np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)),
@@ -182,3 +182,75 @@ def test_any_floats_give_finite_values_from_0_to_1(image):
     assert np.isfinite(found).all()
     assert found.min() >= 0
     assert found.max() <= 1
+
+
+# --- levels, and channels apart
+
+
+@given(
+    npst.arrays(
+        st.sampled_from([np.uint8, np.int32, np.float32, np.float64]),
+        st.tuples(st.integers(1, 6), st.integers(1, 6), st.integers(1, 5)),
+        elements=st.integers(0, 99),
+    )
+)
+def test_channels_apart_are_stretched_one_by_one(image):
+    found = stretch(image, (5, 90), apart=True)
+    alone = [stretch(image[..., k], (5, 90)) for k in range(image.shape[-1])]
+    np.testing.assert_array_equal(found, np.concatenate(alone, -1))
+    levels = levels_of(image, (5, 90), apart=True)
+    np.testing.assert_array_equal(
+        levels, np.concatenate([levels_of(image[..., k], (5, 90)) for k in range(image.shape[-1])])
+    )
+
+
+def test_constant_channels_and_those_that_are_not_finite_are_each_their_own():
+    image = np.zeros((3, 4, 3))
+    image[..., 0] = np.arange(12).reshape(3, 4)
+    image[0, 0, 1:] = np.nan, np.inf
+    found = stretch(image, apart=True)
+    np.testing.assert_array_equal(found[..., 0], stretch(image[..., 0])[..., 0])
+    assert (found[..., 1] == 0.5).all()
+    assert found[0, 0, 2] == 1
+    assert (found[1:, :, 2] == 0.5).all()
+    image[..., 1] = np.nan
+    with pytest.raises(ImageError, match="no finite"):
+        stretch(image, apart=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_part_with_the_levels_of_the_whole_is_that_part(dtype):
+    image = np.concatenate([ramp(dtype), ramp(dtype)[:, ::-1]])
+    levels = levels_of(image)
+    assert levels.shape == (1, 2)
+    for part in ((slice(0, 1), slice(0, 9)), (slice(None), slice(50, 60))):
+        np.testing.assert_array_equal(stretch(image[part], levels=levels), stretch(image)[part])
+
+
+def test_levels_are_the_values_that_become_black_and_white():
+    image = np.arange(1001.0).reshape(7, 143)
+    np.testing.assert_allclose(levels_of(image, (10, 60)), [[100, 600]])
+    found = stretch(image, levels=np.array([[200.0, 201.0]]))[..., 0].ravel()
+    np.testing.assert_array_equal(found[[0, 200, 201, 1000]], [0, 0, 1, 1])
+    # Of constant levels grey is all that there is.
+    assert (stretch(image, levels=np.array([[5.0, 5.0]])) == 0.5).all()
+    found = stretch(np.stack([image, image], -1), levels=np.array([[0, 2], [5, 5]]), apart=True)
+    assert found[0, :3, 0].tolist() == [0, 0.5, 1]
+    assert (found[..., 1] == 0.5).all()
+
+
+def test_levels_do_not_count_alpha_nor_what_is_not_finite(rng):
+    image = rng.random((20, 30, 4))
+    image[..., 3] = 1000
+    image[0, 0] = np.nan
+    image[1, 1] = np.inf
+    expected = np.percentile(image[..., :3][np.isfinite(image[..., :3])], (1, 99))
+    np.testing.assert_allclose(levels_of(image), expected[None])
+    assert levels_of(image, apart=True).shape == (4, 2)
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5, 5, 3), (0, 5, 2)])
+def test_channels_apart_are_of_planes_too(shape):
+    for act in (stretch, levels_of):
+        with pytest.raises(ImageError):
+            act(np.zeros(shape), apart=True)

@@ -55,6 +55,7 @@ _NOT_OF_A_PASS = frozenset(
         "filters",
         "channels",
         "channel_count",
+        "colours",
     }
 )
 
@@ -91,6 +92,9 @@ def pass_key(digest: str, settings: Settings, transform: Transform, move: Share)
         _VERSION,
         digest,
         settings.model_dump(mode="json", exclude=set(_NOT_OF_A_PASS)),
+        # Which channels an image has does not matter, but that they are no colours: an RGB image
+        # of the same pixels has other tokens.
+        settings.has_channels and settings.colours,
         transform.matrix,
         transform.shift,
         move,

@@ -269,6 +269,14 @@ class _Passes:
         shape = np.shape(piece.pixels)
         # What is wrong with an image of other dimensions, stretching it says.
         plane = (shape[0], shape[1]) if len(shape) > 1 and 0 not in shape else (1, 1)
+        chosen = settings.channels or ()
+        if settings.has_channels and shape[2:] != (len(chosen),):
+            raise ImageError(
+                f"the image has shape {shape}: (h, w, {len(chosen)}) is needed, of the channels "
+                f"{', '.join(map(str, chosen))}"
+            )
+        apart = len(chosen) if settings.colours == "each" else 1
+        self._channels = extractor._vit.dim * max(1, apart)
         self._tile = whole(plane, settings) if piece.tile is None else piece.tile.inner()
         self._axes = tuple(
             _Windows(along, axis, transforms, settings) for axis, along in enumerate(self._tile)
@@ -290,17 +298,17 @@ class _Passes:
         shape = self._tile.shape
         return Tokens(done, self._lattices[: self.done], shape, self._settings, filters)
 
-    def _room(self, channels: int) -> torch.Tensor:
+    def _room(self) -> torch.Tensor:
         if self._data is None:
             ny, nx = (one.lattices[0].size for one in self._axes)
             extractor = self._extractor
-            shape = (len(self._transforms), ny, nx, channels)
+            shape = (len(self._transforms), ny, nx, self._channels)
             self._data = devices.room_for(shape, extractor._store, extractor.device)
         return self._data
 
     def take(self, found: torch.Tensor) -> bool:
         """Take the next pass over; False if it is none of this image."""
-        data = self._room(found.shape[-1])
+        data = self._room()
         if found.shape != data.shape[1:]:
             return False
         data[self.done] = found
@@ -315,12 +323,6 @@ class _Passes:
     def _pixels(self) -> torch.Tensor:
         settings, pixels = self._settings, self._piece.pixels
         apart = settings.has_channels
-        chosen = settings.channels or ()
-        if apart and np.shape(pixels)[2:] != (len(chosen),):
-            raise ImageError(
-                f"the image has shape {np.shape(pixels)}: (h, w, {len(chosen)}) is needed, of the "
-                f"channels {', '.join(map(str, chosen))}"
-            )
         stretched = stretch(pixels, settings.percentiles, levels=self._piece.levels, apart=apart)
         return torch.from_numpy(stretched).permute(2, 0, 1).to(self._extractor.device)
 
@@ -415,7 +417,7 @@ class _Passes:
             ]
         )
         found = self._extractor._forward(images, [moves[k] for k, _ in group], self._on_step)
-        data = self._room(found.shape[-1])
+        data = self._room()
         for (k, window), one in zip(group, found, strict=True):
             one = self._transforms[k].undo_tokens(one)
             (into_y, from_y), (into_x, from_x) = (

@@ -213,13 +213,17 @@ def guess_axes(
     found: list[str | None] = [None] * n
     if names is not None and len(names) == n:
         found = [_NAMES.get(name.strip().lower()) for name in names]
+        if rgb:
+            # Of an RGB image there are no other channels.
+            found = [None if one == "C" else one for one in found]
         if len(set(found) - {None}) < n - found.count(None):
             found = [None] * n
     for at, letter in ((n - 2, "Y"), (n - 1, "X")):
         if letter not in found:
             if found[at] is not None:
                 # Names that contradict where a plane lies in every other image.
-                found = [None] * n
+                found = [*[None] * (n - 2), "Y", "X"]
+                break
             found[at] = letter
     unknown = [k for k, one in enumerate(found) if one is None]
     if unknown and not rgb and "C" not in found:

@@ -62,24 +62,27 @@ class Settings(BaseModel):
     window: int = Field(
         512,
         ge=0,
-        description="Side of the windows that the backbone looks through at images larger than "
-        "that (pixels as it sees them; those around a window that it sees too not counted). "
-        "0: always at the whole image, which is slower and no better.",
+        description="Side of the windows that the backbone looks through at images more than a "
+        "quarter larger (pixels as it sees them, without the 56 around each that it sees too); "
+        "at periodic images never. 0: always at the whole image, which is slower and no better.",
     )
     channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
         None,
         min_length=1,
-        description="Channels of multichannel images that are used, by index; none of grey and "
-        "RGB images.",
+        description="Channels of multichannel images that are used, by index from 0, in order; "
+        "each is stretched to black and white by itself. None for grey and RGB images.",
     )
     channel_count: int | None = Field(
-        None, ge=2, description="Of how many channels these are; None: of any number."
+        None,
+        ge=2,
+        description="Number of channels that the images have (a count), by which a model refuses "
+        "others; None: any.",
     )
     colours: Colours = Field(
         "each",
-        description="What the backbone sees of several channels: 'each' as a grey image, in a "
-        "time proportional to their number, or up to three 'mapped' to red, green and blue (two "
-        "to magenta and green). Filters go over each.",
+        description="What the backbone sees of several channels: 'each' as a grey image of its "
+        "own, in a time proportional to their number, or up to three 'mapped' to red, green and "
+        "blue (two to magenta and green), in the time of one. Filters go over each either way.",
     )
     filters: bool = Field(
         True,

@@ -163,7 +163,11 @@ def levels_in(planes: Planes, index: Index, settings: Settings) -> Levels:
     apart = planes.channels is not None
     if height * width <= _ALL:
         return levels_of(planes.read(index), settings.percentiles, apart=apart)
-    y, x = (np.linspace(0, max(0, n - _BLOCK), _BLOCKS).astype(int) for n in planes.shape)
+    # Of an axis shorter than all blocks together some would be the same.
+    y, x = (
+        np.unique(np.linspace(0, max(0, n - _BLOCK), _BLOCKS).astype(int)).tolist()
+        for n in planes.shape
+    )
     blocks = [
         planes.read(index, (slice(a, a + _BLOCK), slice(b, b + _BLOCK))) for a in y for b in x
     ]

@@ -262,7 +262,7 @@ class Operator:
             (n, C).
         """
         passes, ny, nx, _ = tokens.shape
-        y, x = torch.from_numpy(np.ascontiguousarray(pixels.T))
+        y, x = torch.from_numpy(pixels.T.copy())
         parts = []
         for axis, size, along in ((self._y, ny, y), (self._x, nx, x)):
             rows = axis.pixels[along]
