@@ -161,10 +161,21 @@ class Part(NamedTuple):
 
 
 class Swept(NamedTuple):
-    """The segmentation of a place that nobody looks at, by a classifier."""
+    """The segmentation of a place that nobody looks at, by a classifier.
+
+    Attributes
+    ----------
+    classifier, refinement
+        What it comes from.
+    digest
+        Of what the place's features, now in memory, hang on.
+    found
+        The segmentation.
+    """
 
     classifier: BasePixelClassifier
     refinement: Refinement
+    digest: str
     found: Found
 
 
@@ -597,5 +608,5 @@ class Sweep(_Extracting):
                 # One plane that cannot be read does not cost the others their segmentation.
                 yield Skipped(self.classifier, self.refinement, spot, error)
                 continue
-            yield Swept(self.classifier, self.refinement, found)
+            yield Swept(self.classifier, self.refinement, sight.digest, found)
         return True

@@ -448,9 +448,25 @@ class Session:
         """Whether there are strokes to learn from, on any image of these channels."""
         return bool(self._painted())
 
+    def _lacking(self, places: Iterable[Place]) -> tuple[list[Spot], list[Spot]]:
+        """Of some places, and of those painted, the ones whose features are needed and not there.
+
+        Of what nobody looks at, the features of painted pixels suffice.
+        """
+        assert self._subject is not None
+        seen = [Spot(self._subject, place) for place in places]
+        painted = [
+            spot
+            for spot in self._painted()
+            if spot not in seen
+            and not _is_complete(self._tokens(spot))
+            and self._known(spot, None) is None
+        ]
+        return [spot for spot in seen if not _is_complete(self._tokens(spot))], painted
+
     def has_all(self, places: Iterable[Place]) -> bool:
-        """Whether all features of some places of the image worked on are at hand."""
-        return all(_is_complete(self.tokens_at(place)) for place in places)
+        """Whether the features of some places and of what is painted are at hand."""
+        return self._subject is None or not any(self._lacking(places))
 
     def renew(self) -> None:
         """Look at the image worked on anew: somebody may have changed its pixels in place."""
@@ -473,18 +489,8 @@ class Session:
         Look or None
             None where all features are at hand.
         """
-        assert self._subject is not None
-        view = [Spot(self._subject, place) for place in seen]
-        lacking = [spot for spot in view if not _is_complete(self._tokens(spot))]
-        painted = [
-            spot
-            for spot in self._painted()
-            if spot not in view
-            and not _is_complete(self._tokens(spot))
-            and self._known(spot, None) is None
-        ]
-        # Of what nobody looks at, the features of painted pixels suffice.
-        for spot in [one for one in self._sights if one not in view]:
+        lacking, painted = self._lacking(seen)
+        for spot in [one for one in self._sights if one.place not in seen]:
             if _is_complete(self._sights[spot].tokens) and self._known(spot, None) is not None:
                 del self._sights[spot]
         if not lacking and not painted:
@@ -645,6 +651,7 @@ class Session:
 
     def swept(self, swept: Swept) -> bool:
         """Take over what a sweep found; False if it is of another classifier than that at hand."""
+        self._digests[swept.found.spot] = swept.digest
         if swept.classifier is not self._classifier or swept.refinement != self._refinement:
             return False
         self._stamp(swept.found, swept.refinement)

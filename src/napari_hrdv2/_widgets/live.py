@@ -90,6 +90,8 @@ class LiveLoop(QObject):
         self.is_live, self.is_asked = True, False
         # After Cancel nothing begins unasked.
         self._is_paused = False
+        # After a look that failed there is no other until something changes.
+        self._is_stuck = False
         self._is_due = self._is_look_due = self._is_sweeping = False
         # What the look at work is for.
         self._looked_at: tuple[Place, ...] = ()
@@ -161,7 +163,7 @@ class LiveLoop(QObject):
     def restart(self) -> None:
         """Forget what is being done: image or settings are others."""
         self.stop()
-        self._is_paused = False
+        self._is_paused = self._is_stuck = False
         self._idle.start()
         self._soon.start()
 
@@ -233,6 +235,7 @@ class LiveLoop(QObject):
             self._moved.start()
 
     def _on_moved(self) -> None:
+        self._is_stuck = False
         self._soon.start()
         if not self._is_paused:
             self._idle.start()
@@ -256,7 +259,7 @@ class LiveLoop(QObject):
             raise opened.problem
         opened.subject.read_strokes()
         self._session.check()
-        self.is_asked, self._is_paused = True, False
+        self.is_asked, self._is_paused, self._is_stuck = True, False, False
         self._idle.stop()
         # Also where features are at hand: pixels may have been changed in place.
         self._session.renew()
@@ -306,6 +309,8 @@ class LiveLoop(QObject):
             self.progressed.emit(step)
 
     def _on_look_returned(self, outcome: bool | Exception) -> None:
+        is_failed = isinstance(outcome, Exception) and not isinstance(outcome, Cancelled)
+        self._is_stuck = is_failed or outcome is False
         # What nobody asked for may fail in silence where the user could mend it.
         silent = (Cancelled,) if self.is_asked else (Cancelled, HRDv2Error)
         if isinstance(outcome, Exception) and not isinstance(outcome, silent):
@@ -316,7 +321,7 @@ class LiveLoop(QObject):
         if self._is_look_due:
             self._look(download=self.is_asked)
         else:
-            self._go_on()
+            self._soon.start()
         self.changed.emit()
 
     # Segmentation ------------------------------------------------------------------------------
@@ -339,6 +344,7 @@ class LiveLoop(QObject):
             return
         self._open()  # somebody may have exchanged the layer's data
         is_new = subject.read_strokes(None if everywhere else self.seen())
+        self._is_stuck &= not is_new
         if is_new and self.follows:
             self._interrupt()
 
@@ -380,12 +386,12 @@ class LiveLoop(QObject):
         if job is not None:
             self.segmenter.start(job)
             self.changed.emit()
-            return
         is_looking = self.looker.is_busy and not self._is_sweeping
-        if self._is_paused or is_looking or session.has_all(places):
-            self._go_on()
-        else:
+        is_stopped = self._is_paused or self._is_stuck
+        if not (is_stopped or is_looking or session.has_all(places)):
             self._look(download=self.is_asked)
+        elif job is None:
+            self._go_on()
 
     def _on_part(self, part: Part | None) -> None:
         if part is not None and self._session.is_current(part):

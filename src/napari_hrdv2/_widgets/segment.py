@@ -227,7 +227,8 @@ class SegmentWidget(QWidget):
         layout.addWidget(self._progress_row)
         layout.addWidget(self.status)
         layout.addLayout(model_row)
-        layout.addWidget(_collapsible("Images to learn from", self.images))
+        self.images_section = _collapsible("Images to learn from", self.images)
+        layout.addWidget(self.images_section)
         layout.addWidget(_collapsible("Refine", self.refine))
         layout.addWidget(_collapsible("Objects", self.objects))
         layout.addWidget(self.collapsible)
@@ -239,6 +240,7 @@ class SegmentWidget(QWidget):
         self.strokes_combo.layer_changed.connect(self._on_strokes_changed)
         self.axes.changed.connect(self._on_axes_changed)
         self.axes.failed.connect(self._report)
+        self.images_section.toggled.connect(self.images.refresh)
         self.images.picked.connect(self.image_combo.choose)
         self.new_button.clicked.connect(self._on_new)
         self.segment_button.clicked.connect(self._on_segment)
@@ -611,6 +613,8 @@ class SegmentWidget(QWidget):
         self._update_buttons()
         if self.collapsible.isExpanded():
             self.advanced.show_size()
+        if self.images_section.isExpanded():
+            self.images.refresh()
         # Advice given before the features were there.
         if self.status.text() == self._advice:
             self._advise()
