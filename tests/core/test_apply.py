@@ -45,6 +45,8 @@ def image_of(axes: str) -> np.ndarray:
     image = rng.normal(60, 12, shape)
     x = np.arange(130).reshape(-1, 1) if axes == "YXS" else np.arange(130)
     image += np.where(x > 65, 90, 0)
+    # So that a tile's levels are not the plane's.
+    image += np.linspace(0, 80, 150).reshape((-1, 1, 1) if axes == "YXS" else (-1, 1))
     for k in range(shape[0]) if axes[0] in "TZ" else ():
         image[k] = np.roll(image[k], 20 * k, -1)
     return image.clip(0, 255).astype(np.uint8)

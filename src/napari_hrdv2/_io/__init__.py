@@ -1,6 +1,6 @@
 """Reading images and strokes, writing results: what the command line needs of files."""
 
-from .reading import open_image, open_strokes, read_classes, read_image
+from .reading import open_image, open_strokes, read_classes, read_notes
 from .source import Source
 from .writing import (
     Results,
@@ -8,7 +8,6 @@ from .writing import (
     label_dtype,
     open_results,
     write_labels,
-    write_probabilities,
 )
 
 __all__ = [
@@ -20,7 +19,6 @@ __all__ = [
     "open_results",
     "open_strokes",
     "read_classes",
-    "read_image",
+    "read_notes",
     "write_labels",
-    "write_probabilities",
 ]
