@@ -1,6 +1,6 @@
 """Reading images and strokes, writing results: what the command line needs of files."""
 
-from .reading import open_image, open_strokes, read_classes, read_notes
+from .reading import is_image, open_image, open_strokes, read_classes, read_notes
 from .source import Source
 from .writing import (
     Results,
@@ -14,6 +14,7 @@ __all__ = [
     "Results",
     "Source",
     "check_output",
+    "is_image",
     "label_dtype",
     "open_image",
     "open_results",

@@ -94,6 +94,11 @@ def open_strokes(path: Path, planes: Planes) -> Planes:
     return Planes(strokes.array, planes.labels_axes)
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file or folder is, by its name, of a kind that is read without bioio."""
+    return is_zarr(path) if path.is_dir() else path.suffix.lower() in (*_TIFF, *_PICTURES)
+
+
 def read_classes(path: Path) -> tuple[PixelClass, ...]:
     """Classes that a segmentation or probabilities written by this package are of.
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .base import BasePixelClassifier, PixelClass
-from .errors import HRDv2Error, ImageError, SettingsMismatchError, never
+from .errors import HRDv2Error, ImageError, RefinementWarning, SettingsMismatchError, never
 from .extraction import FeatureExtractor
 from .normalise import Levels
 from .planes import Index, Planes, Region
-from .refine import Refinement
+from .refine import Refinement, gone
 from .settings import Settings
 from .tiles import Piece, Tile, level_regions, levels_from, levels_in, tiles
 from .tokens import Tokens
@@ -64,6 +65,31 @@ class Segmented(NamedTuple):
     vanished: tuple[PixelClass, ...]
 
 
+class Losses:
+    """Classes that refining took away from all parts of an image.
+
+    Examples
+    --------
+    >>> losses = Losses()
+    >>> losses.tell("cells.tif")
+    """
+
+    def __init__(self) -> None:
+        self._lost: dict[int, PixelClass] = {}
+        self._left: set[int] = set()
+
+    def add(self, found: Segmented) -> None:
+        """Look at a part."""
+        self._lost |= {one.label: one for one in found.vanished}
+        self._left.update(np.flatnonzero(np.bincount(found.labels.ravel())).tolist())
+
+    def tell(self, name: str) -> None:
+        """Warn with a :class:`RefinementWarning` of those of which no part has anything left."""
+        lost = [one for label, one in self._lost.items() if label not in self._left]
+        if lost:
+            warnings.warn(f"{name}: {gone(lost)}", RefinementWarning, stacklevel=2)
+
+
 def planes_for(planes: Planes, settings: Settings) -> Planes:
     """The same planes, of which the channels are used that settings are for.
 
@@ -91,8 +117,17 @@ def planes_for(planes: Planes, settings: Settings) -> Planes:
     return Planes(planes.array, planes.axes, settings.channels)
 
 
-def parts_of(planes: Planes, settings: Settings) -> Iterator[Part]:
-    """All tiles of all planes, in order.
+def parts_of(
+    planes: Planes, settings: Settings, indices: Iterable[Index] | None = None
+) -> Iterator[Part]:
+    """All tiles of planes, in order.
+
+    Parameters
+    ----------
+    planes, settings
+        See :func:`planes_for`.
+    indices
+        Of the planes; by default of all.
 
     Raises
     ------
@@ -100,7 +135,7 @@ def parts_of(planes: Planes, settings: Settings) -> Iterator[Part]:
         If a plane, whose levels are needed for its first tile, cannot be read.
     """
     cut = tiles(planes.shape, settings)
-    for index in planes.indices():
+    for index in planes.indices() if indices is None else indices:
         levels = levels_in(planes, index, settings) if len(cut) > 1 else None
         for tile in cut:
             yield Part(index, tile, levels)
