@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import glob
 import hashlib
@@ -708,12 +709,25 @@ def _client(scheduler: str | None, workers: int) -> Iterator[distributed.Client]
                 silence_logs=logging.CRITICAL,
             )
             address = stack.enter_context(cluster)
-        try:
-            client = Client(address, timeout=_CONNECT_S, set_as_default=False)
-        except (OSError, ValueError, TypeError) as reason:
-            text = " ".join(str(reason).split())
-            raise HRDv2Error(f"there is no dask scheduler at {scheduler}: {text}") from reason
-        yield stack.enter_context(client)
+        else:
+            try:
+                asyncio.run(_knock(scheduler))
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                raise HRDv2Error(f"there is no dask scheduler at {scheduler}: {reason}") from error
+        client = Client(address, timeout=_CONNECT_S, set_as_default=False)
+        stack.enter_context(client)
+        # What waits for results asks for the client in use.
+        stack.enter_context(client.as_current())
+        yield client
+
+
+async def _knock(scheduler: str) -> None:
+    """Connect to a scheduler for a moment; a client that cannot goes on trying when it is gone."""
+    from distributed.comm import connect
+
+    comm = await connect(scheduler, timeout=_CONNECT_S)
+    await comm.close()
 
 
 def _ahead(items: Generator[_T, None, None]) -> Generator[_T, None, None]:

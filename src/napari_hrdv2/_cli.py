@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -377,7 +377,8 @@ def apply(
         BarColumn(),
         TimeRemainingColumn(),
     )
-    with _download_bar() as progress, Progress(*columns, console=_stderr) as bar:
+    bar = Progress(*columns, console=_stderr)
+    with _download_bar() as progress, ExitStack() as stack:
         batch = Batch(
             model,
             images,
@@ -396,7 +397,7 @@ def apply(
             scheduler=scheduler,
             workers=workers,
         )
-        task = bar.add_task("", total=None)
+        task = bar.add_task("")
 
         def reported() -> Iterator[Event | Report]:
             yield (yield from batch.run())
@@ -405,6 +406,9 @@ def apply(
             if isinstance(event, Report):
                 report = event
             else:
+                # Not before: two bars at once are none, and weights may have to be downloaded.
+                if not bar.live.is_started:
+                    stack.enter_context(bar)
                 bar.update(task, completed=event.done, total=event.total, description=event.text)
                 if event.kind == "failed":
                     _fail(event.text)
@@ -674,6 +678,8 @@ def _download_bar() -> Iterator[Callable[[int, int], None]]:
     def progress(done: int, total: int) -> None:
         bar.start()  # not before: nothing is downloaded as a rule
         bar.update(task, completed=done, total=total)
+        if done >= total > 0:
+            bar.stop()
 
     try:
         yield progress
