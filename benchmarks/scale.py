@@ -111,7 +111,8 @@ def measure(work: Path, options: argparse.Namespace) -> None:
 
     def run(image: Path, out: str) -> None:
         model, weights = work / "model.safetensors", options.weights
-        batch = _batch.Batch(model, [image], work / out, "zarr", device="cpu", weights=weights)
+        about: dict[str, Any] = {"device": "cpu", "weights": weights, "overwrite": True}
+        batch = _batch.Batch(model, [image], work / out, "zarr", **about)
         events = list(batch.run())
         assert events[-1].kind == "written", events[-1].text
 
@@ -218,7 +219,8 @@ def cluster(work: Path, sample: Sample, options: argparse.Namespace) -> list[str
     table.add_column("where")
     table.add_column("s", justify="right")
     about: dict[str, Any] = {"device": "cpu", "weights": options.weights}
-    for name, workers in (("here", 0), ("two workers, one killed", 2)):
+    places = {"here": 0, "two workers, one killed": 2}
+    for name, workers in places.items():
         start, killed = time.perf_counter(), workers == 0
         for event in Batch(
             work / "model.safetensors", [images], work / name, workers=workers, **about
@@ -231,8 +233,7 @@ def cluster(work: Path, sample: Sample, options: argparse.Namespace) -> list[str
         table.add_row(name, f"{time.perf_counter() - start:.1f}")
     Console().print(table)
     first, second = (
-        [tifffile.imread(one) for one in sorted((work / name).glob("*.tif"))]
-        for name in ("here", "two workers, one killed")
+        [tifffile.imread(one) for one in sorted((work / name).glob("*.tif"))] for name in places
     )
     if len(first) != IMAGES or len(second) != IMAGES:
         return [f"{len(first)} and {len(second)} of {IMAGES} images are segmented"]
