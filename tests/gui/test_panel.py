@@ -83,7 +83,7 @@ def test_opens_from_the_menus(viewer: Any) -> None:
         if "Segment" in menu.title()
         for action in menu.actions()
     }
-    (action,) = (a for text, a in actions.items() if "HR-Dv2" in text)
+    (action,) = (a for text, a in actions.items() if "few strokes (HR-Dv2)" in text)
     action.trigger()
     panel = viewer.window._qt_window.findChild(SegmentWidget)
     assert panel.image_combo.currentText() == "glands"
