@@ -34,9 +34,7 @@ def batch(viewer: Any, tmp_path: Path, tiny_weights: Path) -> BatchWidget:
     for k in range(3):
         tifffile.imwrite(tmp_path / "in" / f"{k}.tif", halves(k))
     (tmp_path / "in" / "broken.tif").write_bytes(b"no picture")
-    _, panel = viewer.window.add_plugin_dock_widget(
-        "napari-hrdv2", "Apply a model to many files (HR-Dv2)"
-    )
+    _, panel = viewer.window.add_plugin_dock_widget("napari-hrdv2", "Apply a model to many files")
     panel.weights = str(tiny_weights)
     panel.model.value = model
     panel.output.value = tmp_path / "out"
