@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .core.apply import segment_lazy as segment_lazy
     from .core.base import PixelClass as PixelClass
     from .core.classifier import PixelClassifier as PixelClassifier
     from .core.errors import HRDv2Error as HRDv2Error
@@ -43,6 +44,7 @@ _HOMES = {
     "measure_classes": "objects",
     "measure_objects": "objects",
     "segment": "segment",
+    "segment_lazy": "apply",
 }
 __all__ = [*_HOMES]
 

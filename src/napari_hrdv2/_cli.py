@@ -6,23 +6,27 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from .core.apply import Part
     from .core.extraction import FeatureExtractor
     from .core.planes import Index, Planes
+    from .core.tiles import Piece
     from .core.tokens import Tokens
 
-_T = TypeVar("_T")
+    # Strokes of the planes that have any.
+    _Painted = dict[Index, npt.NDArray[np.integer]]
 
 _stderr = Console(stderr=True, soft_wrap=True, highlight=False)
 
@@ -122,6 +126,22 @@ Axes = Annotated[
         show_default=False,
     ),
 ]
+Channels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="0,2",
+        help="Channels used, of an image that has several, from 0. By default all.",
+        show_default=False,
+    ),
+]
+Colours = Annotated[
+    str | None,
+    typer.Option(
+        help="What the backbone sees of channels: each by itself, or up to three mapped to "
+        "colours. By default each.",
+        show_default=False,
+    ),
+]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER")]
 
 
@@ -152,6 +172,8 @@ def segment(
     stride: Stride = None,
     scale: Scale = None,
     filters: Filters = None,
+    channels: Channels = None,
+    colours: Colours = None,
     device: Device = "auto",
     weights: WeightsFile = None,
     classifier: Classifier = "logistic",
@@ -162,15 +184,16 @@ def segment(
 ) -> None:
     """Train on an image's strokes and segment the image; of a stack, on those of all planes."""
     from ._io import check_output, label_dtype, open_image, open_results
+    from .core.apply import Losses, parts_of, planes_for, segment_piece
     from .core.methods import make_classifier
     from .core.refine import make_refinement
+    from .core.tiles import piece_of
 
     learner = make_classifier(classifier)
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     source = open_image(image, axes=axes)
-    planes = source.planes
-    check_output(output, image, strokes, axes=planes.labels_axes)
-    painted = _painted(strokes, planes)
+    check_output(output, image, strokes, axes=source.planes.labels_axes)
+    (painted,) = _painted([(strokes, source.planes)])
     extractor = _extractor(
         device,
         weights,
@@ -179,12 +202,15 @@ def segment(
         stride=stride,
         scale=scale,
         filters=filters,
+        colours=colours,
+        **_channels(source.planes, channels),
     )
-    tokens = {
-        index: _extract(extractor, planes.read(index), _plane_name(image, index))
-        for index in painted
-    }
-    learner.fit(list(tokens.values()), list(painted.values()))
+    settings = extractor.settings
+    planes = planes_for(source.planes, settings)
+    seen = _looked_at(extractor, image, planes, painted)
+    learner.fit([one.tokens for one in seen], [one.drawn for one in seen])
+    known = {(one.part.plane, str(one.part.tile)): one.tokens for one in seen}
+    losses = Losses()
     with open_results(
         output,
         planes.labels_axes,
@@ -194,12 +220,15 @@ def segment(
         unit=source.unit,
         classes=learner.pixel_classes_,
     ) as results:
-        for index in planes.indices():
-            pixels = planes.read(index)
-            known = tokens.get(index)
-            if known is None:
-                known = _extract(extractor, pixels, _plane_name(image, index))
-            results.write(index, None, refinement.predict(learner, known, pixels).labels)
+        for part in parts_of(planes, settings):
+            piece = piece_of(planes, *part)
+            tokens = known.get((part.plane, str(part.tile)))
+            if tokens is None:
+                tokens = _extract(extractor, piece, _part_name(image, part))
+            found = segment_piece(learner, tokens, piece, refinement)
+            results.write(part.plane, part.tile.core, found.labels)
+            losses.add(found)
+    losses.tell(image.name)
     _stderr.print(f"wrote {output}")
 
 
@@ -226,6 +255,8 @@ def train(
     stride: Stride = None,
     scale: Scale = None,
     filters: Filters = None,
+    channels: Channels = None,
+    colours: Colours = None,
     device: Device = "auto",
     weights: WeightsFile = None,
     classifier: Classifier = "logistic",
@@ -233,6 +264,7 @@ def train(
 ) -> None:
     """Train one model on the strokes of one or more images."""
     from ._io import open_image
+    from .core.apply import planes_for
     from .core.errors import StrokesError
     from .core.methods import make_classifier
 
@@ -245,7 +277,7 @@ def train(
         raise StrokesError(f"{output} is one of the inputs: give the model another name")
     # All inputs are checked before the first is worked on for minutes.
     planes = [open_image(one, axes=axes).planes for one in image]
-    painted = [_painted(path, one) for path, one in zip(strokes, planes, strict=True)]
+    painted = _painted(list(zip(strokes, planes, strict=True)))
     extractor = _extractor(
         device,
         weights,
@@ -254,67 +286,139 @@ def train(
         stride=stride,
         scale=scale,
         filters=filters,
+        colours=colours,
+        **_channels(planes[0], channels),
     )
-    tokens = [
-        _extract(extractor, one.read(index), _plane_name(path, index))
-        for path, one, drawings in zip(image, planes, painted, strict=True)
-        for index in drawings
+    fitting = [planes_for(one, extractor.settings) for one in planes]
+    seen = [
+        found
+        for path, one, drawn in zip(image, fitting, painted, strict=True)
+        for found in _looked_at(extractor, path, one, drawn)
     ]
-    drawn = [drawing for drawings in painted for drawing in drawings.values()]
-    learner.fit(tokens, drawn).save(output)
+    learner.fit([one.tokens for one in seen], [one.drawn for one in seen]).save(output)
     _stderr.print(f"wrote {output}")
 
 
 @app.command()
 def apply(
     model: Annotated[Path, typer.Argument(help="Model that 'train' or the window saved.")],
-    images: Annotated[list[Path], typer.Argument(help="Images to segment.", metavar="IMAGE...")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Images to segment: files, OME-Zarr, folders of images, or patterns such as "
+            "'plate*/*.tif'.",
+            metavar="IMAGE...",
+        ),
+    ],
     output: OutputFolder,
+    format_: Annotated[
+        str, typer.Option("--format", help="tif for OME-TIFF, or zarr for OME-Zarr.")
+    ] = "tif",
     probabilities: Annotated[
         bool,
         typer.Option(
             "--probabilities",
-            help="Write the classes' probabilities too, as NAME_probabilities.tif.",
+            help="Write the classes' probabilities too, as NAME_probabilities.",
         ),
     ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--csv",
+            metavar="FILE",
+            help="Table to write: area and number of objects of every class in every image.",
+            show_default=False,
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", help="Look into the folders in folders, too.")
+    ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Make results anew that are there already, of the same image and model.",
+        ),
+    ] = False,
+    axes: Axes = None,
+    level: Annotated[
+        int, typer.Option(help="Resolution of images that hold several. 0: the full one.")
+    ] = 0,
     device: Device = "auto",
     weights: WeightsFile = None,
     guided: Guided = 0,
     crf: Crf = False,
     majority: Majority = 0,
     min_size: MinSize = 0,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Work on a dask cluster, such as tcp://10.0.0.5:8786, whose workers see the same "
+            "folders.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Work in so many processes of this machine. 0: in one.")
+    ] = 0,
 ) -> None:
-    """Segment images with a trained model; label images get the inputs' names."""
-    from ._io import read_image, write_labels, write_probabilities
-    from .core.errors import HRDv2Error, ImageError
-    from .core.methods import load_classifier
+    """Segment images with a trained model; label images get the inputs' names.
+
+    Results that are there already are kept, so that the same command goes on where it was
+    interrupted.
+    """
+    from ._batch import Batch, Event, Report
     from .core.refine import make_refinement
 
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
-    targets = [output / f"{path.stem}.tif" for path in images]
-    for path, target in zip(images, targets, strict=True):
-        if targets.count(target) > 1:
-            raise ImageError(f"several images would be written to {target}: apply them one by one")
-        if target.resolve() == path.resolve():
-            raise ImageError(f"the result would overwrite {path}: choose another output folder")
-    classifier = load_classifier(model)
-    extractor = _extractor(device, weights, **classifier.settings_.model_dump())
-    failures = 0
-    for path, target in zip(images, targets, strict=True):
-        try:
-            pixels = read_image(path)
-            tokens = _extract(extractor, pixels, path.name)
-            scores = classifier.predict_proba(tokens)
-            refined = refinement.apply(scores, pixels, classifier.pixel_classes_)
-            write_labels(target, refined.labels)
-            if probabilities:
-                write_probabilities(output / f"{path.stem}_probabilities.tif", scores)
-        except HRDv2Error as error:
-            # One bad file does not cost the others their results.
-            _fail(error)
-            failures += 1
-    _stderr.print(f"wrote {len(images) - failures} of {len(images)} label images to {output}")
-    if failures:
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=_stderr)
+    with _download_bar() as progress, ExitStack() as stack:
+        batch = Batch(
+            model,
+            images,
+            output,
+            format=format_,
+            probabilities=probabilities,
+            csv=table,
+            recursive=recursive,
+            overwrite=overwrite,
+            axes=axes,
+            level=level,
+            refinement=refinement,
+            device=device,
+            weights=None if weights is None else str(weights),
+            progress=progress,
+            scheduler=scheduler,
+            workers=workers,
+        )
+        task = bar.add_task("")
+
+        def reported() -> Iterator[Event | Report]:
+            yield (yield from batch.run())
+
+        for event in reported():
+            if isinstance(event, Report):
+                report = event
+            else:
+                # Not before: two bars at once are none, and weights may have to be downloaded.
+                if not bar.live.is_started:
+                    stack.enter_context(bar)
+                bar.update(task, completed=event.done, total=event.total, description=event.text)
+                if event.kind == "failed":
+                    _fail(event.text)
+    found = len(report.written) + len(report.kept)
+    kept = f", {len(report.kept)} of them earlier" if report.kept else ""
+    total = found + len(report.failed)
+    _stderr.print(f"wrote {found} of {total} label images to {output}{kept}")
+    if report.failed:
+        names = ", ".join(path.name for path in report.failed)
+        _stderr.print(f"failed: {names}", markup=False)
         raise typer.Exit(2)
 
 
@@ -480,22 +584,74 @@ def path(name: Annotated[str, typer.Argument(help="Backbone, see 'weights list'.
     typer.echo(find(name, download=False).path)
 
 
-def _painted(path: Path, planes: Planes) -> dict[Index, npt.NDArray[np.integer]]:
-    """Strokes of the planes that have any; where none has, of one, which says so when trained."""
+class _Seen(NamedTuple):
+    """A painted tile: its tokens, and the strokes in it."""
+
+    part: Part
+    tokens: Tokens
+    drawn: npt.NDArray[np.integer]
+
+
+def _looked_at(
+    extractor: FeatureExtractor, path: Path, planes: Planes, painted: _Painted
+) -> list[_Seen]:
+    """The tiles that have strokes."""
+    from .core.apply import parts_of
+    from .core.tiles import piece_of
+
+    seen = []
+    for part in parts_of(planes, extractor.settings, painted):
+        drawn = painted[part.plane][part.tile.core]
+        if drawn.any():
+            piece = piece_of(planes, *part)
+            tokens = _extract(extractor, piece, _part_name(path, part))
+            seen.append(_Seen(part, tokens, drawn))
+    return seen
+
+
+def _painted(images: Sequence[tuple[Path, Planes]]) -> list[_Painted]:
+    """Of files of strokes, each with the image that it is of: the planes that have any."""
     from ._io import open_strokes
     from .core.base import check_strokes
+    from .core.errors import StrokesError
 
-    strokes = open_strokes(path, planes)
-    found = {}
-    for index in planes.indices():
-        drawn = check_strokes(strokes.read(index), planes.shape)
-        if drawn.any():
-            found[index] = drawn
-    return found or {index: drawn}
+    found: list[_Painted] = []
+    for path, planes in images:
+        strokes = open_strokes(path, planes)
+        read = ((index, strokes.read(index)) for index in planes.indices())
+        checked = ((index, check_strokes(one, planes.shape)) for index, one in read)
+        found.append({index: one for index, one in checked if one.any()})
+    if not any(found):
+        raise StrokesError("nothing is painted: paint at least a stroke of each of two classes")
+    return found
 
 
-def _plane_name(path: Path, index: Index) -> str:
-    return " ".join([path.name, *map(str, index)])
+def _channels(planes: Planes, chosen: str | None) -> dict[str, Any]:
+    """Settings that say which of an image's channels are used: by default all."""
+    from .core.errors import ImageError
+
+    count = planes.channel_count
+    if count is None:
+        if chosen is not None:
+            raise ImageError(
+                "--channels is for images of several: this one is grey or RGB; --axes says which "
+                "axis is C"
+            )
+        return {}
+    try:
+        channels = tuple(range(count)) if chosen is None else tuple(map(int, chosen.split(",")))
+    except ValueError:
+        raise ImageError(f"channels are numbers from 0, such as 0,2; got {chosen!r}") from None
+    return {"channels": channels, "channel_count": count}
+
+
+def _part_name(path: Path, part: Part) -> str:
+    """What is worked on, for people: the rows and columns too where it is a part of a plane."""
+    name = " ".join([path.name, *map(str, part.plane)])
+    if part.levels is None:
+        return name
+    y, x = part.tile.core
+    return f"{name} [{y.start}:{y.stop}, {x.start}:{x.stop}]"
 
 
 def _extractor(device: str, weights: Path | None, **settings: Any) -> FeatureExtractor:
@@ -522,6 +678,8 @@ def _download_bar() -> Iterator[Callable[[int, int], None]]:
     def progress(done: int, total: int) -> None:
         bar.start()  # not before: nothing is downloaded as a rule
         bar.update(task, completed=done, total=total)
+        if done >= total > 0:
+            bar.stop()
 
     try:
         yield progress
@@ -530,7 +688,7 @@ def _download_bar() -> Iterator[Callable[[int, int], None]]:
             bar.stop()
 
 
-def _extract(extractor: FeatureExtractor, image: npt.ArrayLike, name: str) -> Tokens:
+def _extract(extractor: FeatureExtractor, image: npt.ArrayLike | Piece, name: str) -> Tokens:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -538,7 +696,7 @@ def _extract(extractor: FeatureExtractor, image: npt.ArrayLike, name: str) -> To
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=_stderr) as bar:
-        task = bar.add_task(name, total=extractor.settings.passes)
+        task = bar.add_task(escape(name), total=extractor.settings.passes)
         for tokens in extractor.passes(image):
             bar.update(task, completed=tokens.passes)
     return tokens

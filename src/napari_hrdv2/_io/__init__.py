@@ -1,6 +1,6 @@
 """Reading images and strokes, writing results: what the command line needs of files."""
 
-from .reading import open_image, open_strokes, read_classes, read_image
+from .reading import is_image, open_image, open_strokes, read_classes, read_notes
 from .source import Source
 from .writing import (
     Results,
@@ -8,19 +8,18 @@ from .writing import (
     label_dtype,
     open_results,
     write_labels,
-    write_probabilities,
 )
 
 __all__ = [
     "Results",
     "Source",
     "check_output",
+    "is_image",
     "label_dtype",
     "open_image",
     "open_results",
     "open_strokes",
     "read_classes",
-    "read_image",
+    "read_notes",
     "write_labels",
-    "write_probabilities",
 ]

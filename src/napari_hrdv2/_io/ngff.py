@@ -153,10 +153,9 @@ class _Chunks:
             yield (folder / self._array.metadata.encode_chunk_key(chunk)).exists()
 
 
-def ngff_classes(path: Path) -> list[Any]:
-    """Classes that a result in a Zarr store is of, as JSON; none in other stores."""
-    about = _zarr().open(path, mode="r").attrs.get(KEY, {})
-    return list(about.get("classes", ()))
+def ngff_notes(path: Path) -> dict[str, Any]:
+    """What a result in a Zarr store says of itself beside NGFF's metadata; nothing in others."""
+    return dict(_zarr().open(path, mode="r").attrs.get(KEY, {}))
 
 
 @contextmanager
@@ -169,6 +168,7 @@ def ngff_target(
     pixel_size: Mapping[str, float],
     unit: str | None,
     classes: Sequence[PixelClass],
+    notes: Mapping[str, Any],
     chunks: tuple[int, ...] | None,
 ) -> Iterator[Any]:
     """Give what takes the pixels of an OME-Zarr image, piece by piece.
@@ -209,8 +209,8 @@ def ngff_target(
             {"version": "0.4", "name": path.stem, "axes": described, "datasets": [dataset]}
         ]
     }
-    if classes:
-        about[KEY] = {"classes": [one.model_dump() for one in classes]}
+    if notes:
+        about[KEY] = notes
     if "C" not in axes:
         colours = [
             {"label-value": one.label, "rgba": [round(255 * part) for part in one.colour]}

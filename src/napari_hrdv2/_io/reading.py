@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from pydantic import ValidationError
 
 from ..core.base import PixelClass
 from ..core.errors import ImageError, StrokesError
 from ..core.planes import Planes
-from .ngff import is_zarr, ngff_classes, open_ngff
+from .ngff import is_zarr, ngff_notes, open_ngff
 from .source import Found, Length, Source, first_line, make_source, pick
-from .tiff import open_tiff, tiff_classes
+from .tiff import open_tiff, tiff_notes
 
 _TIFF = (".tif", ".tiff")
 _JPEG = (".jpg", ".jpeg")
@@ -93,31 +94,9 @@ def open_strokes(path: Path, planes: Planes) -> Planes:
     return Planes(strokes.array, planes.labels_axes)
 
 
-def read_image(path: Path) -> npt.NDArray[Any]:
-    """Read a single grey or RGB(A) image.
-
-    Parameters
-    ----------
-    path
-        As for :func:`open_image`.
-
-    Returns
-    -------
-    ndarray
-        (h, w) or (h, w, 3 or 4), of the file's dtype.
-
-    Raises
-    ------
-    ImageError
-        If it cannot be read, or is a stack.
-    """
-    planes = open_image(path).planes
-    if planes.count > 1 or planes.channel_count not in (None, 3, 4):
-        raise ImageError(
-            f"{path} has shape {planes.array.shape}: only single grey (h, w) or RGB images can be "
-            "read"
-        )
-    return planes.read((0,) * len(planes.stack_shape))
+def is_image(path: Path) -> bool:
+    """Whether a file or folder is, by its name, of a kind that is read without bioio."""
+    return is_zarr(path) if path.is_dir() else path.suffix.lower() in (*_TIFF, *_PICTURES)
 
 
 def read_classes(path: Path) -> tuple[PixelClass, ...]:
@@ -138,11 +117,35 @@ def read_classes(path: Path) -> tuple[PixelClass, ...]:
     ImageError
         If it cannot be read.
     """
+    found = read_notes(path).get("classes", ())
     try:
-        found = ngff_classes(path) if path.is_dir() else tiff_classes(path)
         return tuple(PixelClass.model_validate(one) for one in found)
+    except ValidationError as reason:
+        raise ImageError(f"the classes of {path} are damaged: {first_line(reason)}") from reason
+
+
+def read_notes(path: Path) -> dict[str, Any]:
+    """What a result written by this package says of itself, see :func:`open_results`.
+
+    Parameters
+    ----------
+    path
+        A TIFF or a folder of Zarr.
+
+    Returns
+    -------
+    dict
+        JSON; nothing in files of others.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read.
+    """
+    try:
+        return ngff_notes(path) if path.is_dir() else tiff_notes(path)
     except Exception as reason:
-        raise ImageError(f"the classes of {path} cannot be read: {first_line(reason)}") from reason
+        raise ImageError(f"what {path} is, cannot be read: {first_line(reason)}") from reason
 
 
 def _open(

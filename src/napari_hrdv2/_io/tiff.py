@@ -114,14 +114,14 @@ def _metadata(tiff: Any, scene: int) -> tuple[dict[str, Length], Sequence[str | 
     return {}, ()
 
 
-def tiff_classes(path: Path) -> list[Any]:
-    """Classes that a result in a TIFF is of, as JSON; none in other TIFFs."""
+def tiff_notes(path: Path) -> dict[str, Any]:
+    """What a result in a TIFF says of itself beside OME's metadata; nothing in other TIFFs."""
     with tifffile.TiffFile(path) as tiff:
         if not tiff.is_ome:
-            return []
+            return {}
         root = ElementTree.fromstring(tiff.ome_metadata)  # noqa: S314, tifffile has parsed it
-    about = root.findtext("{*}Image/{*}Description") or ""
-    return list(json.loads(about)[KEY]["classes"]) if about.startswith(f'{{"{KEY}"') else []
+    text = root.findtext("{*}Image/{*}Description") or ""
+    return dict(json.loads(text)[KEY]) if text.startswith(f'{{"{KEY}"') else {}
 
 
 def has_tiff_axes(axes: str) -> bool:
@@ -144,15 +144,15 @@ def tiff_target(
     pixel_size: Mapping[str, float],
     unit: str | None,
     classes: Sequence[PixelClass],
+    notes: Mapping[str, Any],
 ) -> Iterator[Any]:
     """Give what takes the pixels of an OME-TIFF, piece by piece."""
     about: dict[str, Any] = {"axes": axes}
     options: dict[str, Any] = {"ome": True, "photometric": "minisblack", "metadata": about}
-    if classes:
-        described = {"classes": [one.model_dump() for one in classes]}
-        about["Description"] = json.dumps({KEY: described})
-        if "C" in axes:
-            about["Channel"] = {"Name": [one.name for one in classes]}
+    if notes:
+        about["Description"] = json.dumps({KEY: notes})
+    if classes and "C" in axes:
+        about["Channel"] = {"Name": [one.name for one in classes]}
     metres = metres_of(unit)
     if unit is not None and metres is not None:
         for axis, size in pixel_size.items():

@@ -98,6 +98,7 @@ def open_results(
     pixel_size: Mapping[str, float] | None = None,
     unit: str | None = None,
     classes: Sequence[PixelClass] = (),
+    notes: Mapping[str, Any] | None = None,
     chunks: tuple[int, ...] | None = None,
 ) -> Iterator[Results]:
     """Write a segmentation or probabilities; all at once or not at all.
@@ -121,6 +122,8 @@ def open_results(
         As of a :class:`Source`.
     classes
         Of the segmentation; with a C axis, those that its channels are of.
+    notes
+        More to keep in the file, as JSON; :func:`read_notes` finds it.
     chunks
         Of OME-Zarr, along these axes; by default planes in squares of 512 pixels.
 
@@ -141,6 +144,8 @@ def open_results(
         "pixel_size": {k: size for k, size in (pixel_size or {}).items() if k in axes},
         "unit": unit,
         "classes": classes,
+        "notes": dict(notes or {})
+        | ({"classes": [one.model_dump() for one in classes]} if classes else {}),
     }
     with replacing(path) as whole, ExitStack() as stack:
         if path.suffix.lower() == ".zarr":
@@ -160,13 +165,6 @@ def write_labels(path: Path, labels: npt.NDArray[np.integer]) -> None:
         results.write((), None, labels)
 
 
-def write_probabilities(path: Path, probabilities: npt.NDArray[np.float32]) -> None:
-    """Write probabilities (h, w, K) as float32 in K channels, all at once or not at all."""
-    height, width, count = probabilities.shape
-    with open_results(path, "CYX", (count, height, width), np.float32) as results:
-        results.write((), None, probabilities)
-
-
 def label_dtype(labels: npt.NDArray[np.integer]) -> np.dtype[Any]:
     """The smallest type that results with these labels have."""
     return np.min_scalar_type(int(labels.max(initial=0)))
@@ -178,4 +176,6 @@ def _telling(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as reason:
-        raise OSError(f"{path} cannot be written: {reason.strerror or reason}") from reason
+        told = OSError(f"{path} cannot be written: {reason.strerror or reason}")
+        told.errno = reason.errno
+        raise told from reason

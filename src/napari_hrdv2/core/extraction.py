@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from . import devices
 from .cache import TokenStore, pass_key
-from .errors import Cancelled, DeviceError, HRDv2Error, ImageError, WeightsError, plain
+from .errors import Cancelled, DeviceError, HRDv2Error, ImageError, WeightsError, never, plain
 from .filters import filter_grids
 from .normalise import stretch
 from .settings import Settings
@@ -130,15 +130,19 @@ class FeatureExtractor:
         """Where the backbone runs now: the CPU, once the chosen device proved too small."""
         return self._device
 
-    def extract(self, image: npt.ArrayLike, *, store: TokenStore | None = None) -> Tokens:
+    def extract(
+        self,
+        image: npt.ArrayLike | Piece,
+        *,
+        store: TokenStore | None = None,
+        is_cancelled: Callable[[], bool] = never,
+    ) -> Tokens:
         """All passes of one image.
 
         Parameters
         ----------
-        image
-            (h, w) or (h, w, 3 or 4), any real dtype; see :func:`.normalise.stretch`.
-        store
-            Where passes are looked for first, and kept; see :meth:`passes`.
+        image, store, is_cancelled
+            As for :meth:`passes`.
 
         Raises
         ------
@@ -146,8 +150,10 @@ class FeatureExtractor:
             If the image cannot be used.
         DeviceError
             If not even one pass fits into the memory.
+        Cancelled
+            Once ``is_cancelled`` says so.
         """
-        *_, tokens = self.passes(image, store=store)
+        *_, tokens = self.passes(image, store=store, is_cancelled=is_cancelled)
         return tokens
 
     def passes(
@@ -155,7 +161,7 @@ class FeatureExtractor:
         image: npt.ArrayLike | Piece,
         *,
         store: TokenStore | None = None,
-        is_cancelled: Callable[[], bool] = lambda: False,
+        is_cancelled: Callable[[], bool] = never,
     ) -> Iterator[Tokens]:
         """Yield the tokens made so far after every pass; close the generator to cancel.
 
@@ -165,8 +171,8 @@ class FeatureExtractor:
         Parameters
         ----------
         image
-            (h, w) or (h, w, 3 or 4), any real dtype; (h, w, n) where the settings are of n
-            channels; or a part of one.
+            (h, w) or (h, w, 3 or 4), any real dtype, see :func:`.normalise.stretch`; (h, w, n)
+            where the settings are of n channels; or a part of one.
         store
             Passes that it holds are not computed, and those computed are kept in it. It holds
             half precision: ``precision="float32"`` leaves it alone.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +12,8 @@ from pathlib import Path
 
 #: Folders in which files are written begin with this; they stay where a writer is killed.
 PREFIX = ".napari-hrdv2-"
+# Characters of what is written that its folder's name begins with: names have 255 at most.
+_NAMED = 100
 
 
 @contextmanager
@@ -36,7 +40,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=PREFIX) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=_prefix(path)) as folder:
         whole = Path(folder) / path.name
         yield whole
         if not (whole.is_dir() and path.is_dir()):
@@ -50,3 +54,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         except OSError:
             old.replace(path)
             raise
+
+
+def remove_leftovers(path: str | os.PathLike[str]) -> None:
+    """Remove what a killed process left of writing ``path``; nobody must be writing it now.
+
+    Raises
+    ------
+    OSError
+        If it cannot be removed.
+    """
+    path = Path(path)
+    # What tempfile adds to a prefix has eight characters.
+    for folder in path.parent.glob(f"{glob.escape(_prefix(path))}{'?' * 8}"):
+        shutil.rmtree(folder)
+
+
+def _prefix(path: Path) -> str:
+    return f"{PREFIX}{path.name[:_NAMED]}-"

@@ -141,7 +141,8 @@ class Refinement(BaseModel):
         probabilities = classifier.predict_proba(tokens, is_cancelled)
         known = {one.label: one for one in (*classifier.pixel_classes_, *classes)}
         named = [known[k] for k in classifier.classes_.tolist()]
-        return self.apply(probabilities, image, named, is_cancelled)
+        apart = tokens.settings.has_channels
+        return self.apply(probabilities, image, named, is_cancelled, apart=apart)
 
     def apply(
         self,
@@ -149,6 +150,8 @@ class Refinement(BaseModel):
         image: npt.ArrayLike,
         classes: Sequence[PixelClass],
         is_cancelled: Callable[[], bool] = never,
+        *,
+        apart: bool = False,
     ) -> Refined:
         """Refine the segmentation that probabilities give.
 
@@ -164,6 +167,33 @@ class Refinement(BaseModel):
             The K classes, in their order.
         is_cancelled
             Asked now and then whether to give up; from any thread.
+        apart
+            Whether the image has channels, (h, w, n), rather than colours.
+
+        Raises
+        ------
+        Cancelled
+            If so.
+        ImageError
+            If the image is of another size, or cannot be used.
+        """
+        refined = self.refine(probabilities, image, classes, is_cancelled, apart=apart)
+        if refined.vanished:
+            warnings.warn(gone(refined.vanished), RefinementWarning, stacklevel=2)
+        return refined
+
+    def refine(
+        self,
+        probabilities: npt.NDArray[np.float32],
+        image: npt.ArrayLike,
+        classes: Sequence[PixelClass],
+        is_cancelled: Callable[[], bool] = never,
+        *,
+        apart: bool = False,
+    ) -> Refined:
+        """As :meth:`apply`, of a part of an image: a class that vanishes may be in another part.
+
+        Nothing is told of classes that vanish.
 
         Raises
         ------
@@ -175,7 +205,7 @@ class Refinement(BaseModel):
         planes: _Planes = np.ascontiguousarray(np.moveaxis(probabilities, -1, 0))
         before = index = planes.argmax(0).astype(np.uint16)
         if self.guided or self.crf:
-            guide = stretch(image)
+            guide = stretch(image, apart=apart)
             if guide.shape[:2] != index.shape:
                 raise ImageError(
                     f"the image is {guide.shape[:2]}, the segmentation to refine {index.shape}"
@@ -193,8 +223,6 @@ class Refinement(BaseModel):
         if self.min_size:
             index = without_specks(index, self.min_size)
         vanished = tuple(classes[k] for k in np.setdiff1d(before, index))
-        if vanished:
-            warnings.warn(gone(vanished), RefinementWarning, stacklevel=2)
         labels = np.array([one.label for one in classes], np.uint16)
         return Refined(labels[index], vanished)
 
@@ -333,6 +361,8 @@ def _dense_crf(planes: _Planes, guide: _Planes, is_cancelled: Callable[[], bool]
     from pydensecrf.densecrf import DenseCRF2D
 
     count, height, width = planes.shape
+    if guide.shape[-1] not in (1, 3):
+        guide = guide.mean(-1, keepdims=True)
     levels = np.rint(255 * np.broadcast_to(guide, (height, width, 3))).astype(np.uint8)
     unary = -np.log(np.clip(planes.reshape(count, -1), 1e-5, 1))
     crf = DenseCRF2D(width, height, count)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -157,21 +157,28 @@ class Piece:
         return hashlib.sha256(f"{found} {where} {levels}".encode()).hexdigest()
 
 
-def levels_in(planes: Planes, index: Index, settings: Settings) -> Levels:
-    """Levels of a plane, from a part of its pixels where it is very large."""
-    height, width = planes.shape
-    apart = planes.channels is not None
+def level_regions(shape: tuple[int, int]) -> list[Region]:
+    """The parts of a plane (h, w) that its levels are taken from: of a very large one, few."""
+    height, width = shape
     if height * width <= _ALL:
-        return levels_of(planes.read(index), settings.percentiles, apart=apart)
+        return [(slice(0, height), slice(0, width))]
     # Of an axis shorter than all blocks together some would be the same.
     y, x = (
-        np.unique(np.linspace(0, max(0, n - _BLOCK), _BLOCKS).astype(int)).tolist()
-        for n in planes.shape
+        np.unique(np.linspace(0, max(0, n - _BLOCK), _BLOCKS).astype(int)).tolist() for n in shape
     )
-    blocks = [
-        planes.read(index, (slice(a, a + _BLOCK), slice(b, b + _BLOCK))) for a in y for b in x
-    ]
-    return levels_of(np.concatenate(blocks), settings.percentiles, apart=apart)
+    return [(slice(a, a + _BLOCK), slice(b, b + _BLOCK)) for a in y for b in x]
+
+
+def levels_from(parts: Sequence[npt.NDArray[Any]], settings: Settings) -> Levels:
+    """Levels of a plane, from the pixels of its :func:`level_regions`."""
+    pixels = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return levels_of(pixels, settings.percentiles, apart=settings.has_channels)
+
+
+def levels_in(planes: Planes, index: Index, settings: Settings) -> Levels:
+    """Levels of a plane, from a part of its pixels where it is very large."""
+    parts = [planes.read(index, region) for region in level_regions(planes.shape)]
+    return levels_from(parts, settings)
 
 
 def piece_of(planes: Planes, index: Index, tile: Tile, levels: Levels | None) -> Piece:
