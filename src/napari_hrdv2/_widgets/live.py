@@ -382,10 +382,9 @@ class LiveLoop(QObject):
             self.changed.emit()
             return
         is_looking = self.looker.is_busy and not self._is_sweeping
-        if self._is_paused or is_looking or session.has_all(places):
+        # Strokes out of view need features too.
+        if self._is_paused or is_looking or not self._look(download=self.is_asked):
             self._go_on()
-        else:
-            self._look(download=self.is_asked)
 
     def _on_part(self, part: Part | None) -> None:
         if part is not None and self._session.is_current(part):
