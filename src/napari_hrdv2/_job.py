@@ -412,16 +412,29 @@ def check_painted(strokes: Iterable[Strokes], classes: tuple[PixelClass, ...]) -
     StrokesError
         If only one class is painted, or none.
     """
-    labels: set[int] = set()
-    for one in strokes:
-        labels |= set(np.unique(one[one > 0]).tolist())
-        if len(labels) > 1:
-            return
+    labels = _first_labels(strokes)
+    if len(labels) > 1:
+        return
     if not labels:
         raise StrokesError(NOTHING_PAINTED)
     (label,) = labels
     name = next((c.name for c in classes if c.label == label), str(label))
     raise StrokesError(f"Only the class '{name}' is painted: paint at least a stroke of one more.")
+
+
+def has_classes(strokes: Iterable[Strokes]) -> bool:
+    """Whether two classes or more are painted."""
+    return len(_first_labels(strokes)) > 1
+
+
+def _first_labels(strokes: Iterable[Strokes]) -> set[int]:
+    """Labels that are painted; once there are two, the rest is not looked at."""
+    labels: set[int] = set()
+    for one in strokes:
+        labels |= set(np.unique(one[one > 0]).tolist())
+        if len(labels) > 1:
+            break
+    return labels
 
 
 @dataclass(frozen=True, eq=False)

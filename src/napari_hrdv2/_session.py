@@ -35,6 +35,7 @@ from ._job import (
     Tuning,
     Wanted,
     check_painted,
+    has_classes,
 )
 from ._subject import Place, Stamp, Subject
 from .core.base import MAX_LABEL, BasePixelClassifier, Colour, PixelClass, default_class
@@ -45,7 +46,7 @@ from .core.extraction import make_settings
 from .core.methods import METHODS, SUFFIXES, find_method, load_classifier
 from .core.planes import Index, Region
 from .core.refine import Refinement, make_refinement
-from .core.settings import Settings
+from .core.settings import MAX_MAPPED, Settings
 from .core.strokes import StrokeRows
 from .core.tokens import Tokens
 from .core.tuning import DEFAULT
@@ -363,13 +364,24 @@ class Session:
         self._subject = subject
         if subject is None:
             return
-        if subject not in self._subjects:
+        is_new = subject not in self._subjects
+        if is_new:
             self._subjects.append(subject)
-            self.subjects_changed.emit()
-        planes = subject.planes
-        if not subject.fits(self.settings):
-            self.configure(channels=planes.channels, channel_count=planes.channel_count)
+        self._want(self._wanted._replace(settings=self._of_its_channels(self.settings)))
         subject.cut(self.settings)
+        if is_new:
+            self.subjects_changed.emit()
+
+    def _of_its_channels(self, settings: Settings) -> Settings:
+        """Settings for the channels of the image worked on."""
+        subject = self._subject
+        if subject is None or subject.fits(settings):
+            return settings
+        channels, count = subject.planes.channels, subject.planes.channel_count
+        changes: dict[str, Any] = {"channels": channels, "channel_count": count}
+        if len(channels or ()) > MAX_MAPPED:
+            changes["colours"] = "each"
+        return make_settings(settings, **changes)
 
     def forget(self, subject: Subject) -> None:
         """Have an image no more."""
@@ -389,21 +401,25 @@ class Session:
             self.subjects_changed.emit()
 
     def _painted(self) -> list[Spot]:
-        """The places that are painted and learnt from, those of the image worked on first."""
-        mine = [one for one in self._subjects if one is self._subject]
-        others = [one for one in self._subjects if one is not self._subject]
+        """The places that are painted and learnt from, whichever image is worked on."""
         return [
             Spot(one, place)
-            for one in mine + others
+            for one in self._subjects
             if one.is_training and one.fits(self.settings)
             for place in one.drawn
         ]
 
     def _wanted_now(self) -> Wanted:
         """What features are needed: the classifier at hand knows its own ones only."""
-        if self._classifier is None or self._painted():
+        if self._classifier is None or not self._can_apply or self._painted():
             return self._wanted
         return self._wanted._replace(settings=self._classifier.settings_)
+
+    @property
+    def _can_apply(self) -> bool:
+        """Whether there is a classifier, and of the channels of the image worked on."""
+        classifier, subject = self._classifier, self._subject
+        return classifier is not None and (subject is None or subject.fits(classifier.settings_))
 
     def _settings_now(self) -> Settings | None:
         """The settings, resolved, of the features needed; None before anything was made."""
@@ -457,7 +473,7 @@ class Session:
         seen = [Spot(self._subject, place) for place in places]
         painted = [
             spot
-            for spot in self._painted()
+            for spot in sorted(self._painted(), key=lambda one: one.subject is not self._subject)
             if spot not in seen
             and not _is_complete(self._tokens(spot))
             and self._known(spot, None) is None
@@ -470,6 +486,8 @@ class Session:
 
     def renew(self) -> None:
         """Look at the image worked on anew: somebody may have changed its pixels in place."""
+        if self._subject is not None:
+            self._subject.forget_levels()
         for known in (self._sights, self._digests):
             for spot in [one for one in known if one.subject is self._subject]:
                 known.pop(spot)
@@ -489,15 +507,19 @@ class Session:
         Look or None
             None where all features are at hand.
         """
-        lacking, painted = self._lacking(seen)
-        for spot in [one for one in self._sights if one.place not in seen]:
-            if _is_complete(self._sights[spot].tokens) and self._known(spot, None) is not None:
+        assert self._subject is not None
+        lacking, needed = self._lacking(seen)
+        view = {Spot(self._subject, place) for place in seen}
+        painted = self._painted()
+        for spot in [one for one in self._sights if one not in view]:
+            is_gathered = self._known(spot, None) is not None
+            if spot not in painted or (is_gathered and _is_complete(self._sights[spot].tokens)):
                 del self._sights[spot]
-        if not lacking and not painted:
+        if not lacking and not needed:
             return None
         self._looks += 1
         return Look(
-            seen=tuple(lacking), others=tuple(painted), **self._extracting(download, self._looks)
+            seen=tuple(lacking), others=tuple(needed), **self._extracting(download, self._looks)
         )
 
     def _extracting(self, download: bool, generation: int) -> dict[str, Any]:
@@ -541,7 +563,7 @@ class Session:
         painted = self._painted()
         if painted or self._classifier is None:
             check_painted([spot.subject.drawn[spot.place] for spot in painted], self.classes)
-        elif not self._subject.fits(self._classifier.settings_):
+        elif not self._can_apply:
             raise ImageError(
                 f"The model is of {_channels(self._classifier.settings_.channels)}, the image has "
                 f"{_channels(self._subject.planes.channels)}: choose those under Channels."
@@ -586,8 +608,10 @@ class Session:
             None where nothing is new, or no features are at hand.
         """
         assert self._subject is not None
-        samples = tuple(one for spot in self._painted() if (one := self._sample(spot)) is not None)
-        if self._painted() and not samples:
+        painted = self._painted()
+        samples = tuple(one for spot in painted if (one := self._sample(spot)) is not None)
+        if len(samples) < len(painted) and not has_classes(one.strokes for one in samples):
+            # Classes whose features are still to come are painted all the same.
             return None
         is_learnt = self._learnt is not None and self._learnt.is_of(samples, self._method)
         targets = []
@@ -597,7 +621,7 @@ class Session:
                 continue
             if (samples and not is_learnt) or not self._is_done(place, tokens.passes):
                 targets.append((Spot(self._subject, place), tokens))
-        if not targets or not (samples or self._classifier):
+        if not targets or not (samples or self._can_apply):
             return None
         self._generation += 1
         return Segmenting(
@@ -629,7 +653,7 @@ class Session:
 
         Those of the planes nearest to one come first.
         """
-        if self._subject is None or self._classifier is None:
+        if self._subject is None or self._classifier is None or not self._can_apply:
             return []
         passes = self._classifier.settings_.passes
         everywhere = self._subject.everywhere(index)
@@ -771,7 +795,8 @@ class Session:
         own = classifier.settings_.model.startswith("custom:")
         self._want(
             self._wanted._replace(
-                settings=classifier.settings_, weights=self.weights if own else None
+                settings=self._of_its_channels(classifier.settings_),
+                weights=self.weights if own else None,
             )
         )
         # The model is what was asked for; strokes on this image train anew, those on others do

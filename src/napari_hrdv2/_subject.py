@@ -179,6 +179,10 @@ class Subject:
             levels = self._levels[key]
         return piece_of(self.planes, place.plane, self.tiles[place.tile], levels)
 
+    def forget_levels(self) -> None:
+        """Find anew what is stretched to black and white: pixels may have been changed."""
+        self._levels.clear()
+
     def pixels(self, place: Place) -> npt.NDArray[Any]:
         """Read the pixels of a place; from any thread."""
         return self.planes.read(place.plane, self.core(place))

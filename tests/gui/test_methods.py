@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_hrdv2 import _job
 from napari_hrdv2.core.base import BasePixelClassifier
 
 from .test_panel import add_job, halves
@@ -23,13 +24,13 @@ def choose(panel: Any, title: str) -> None:
 def test_trees_wait_to_be_asked_and_linear_ones_follow(
     viewer: Any, tiny_panel: Any, finished: Any, click: Any, told: Any, monkeypatch: Any
 ) -> None:
-    fit, fitted = BasePixelClassifier.fit, []
+    learn, fitted = BasePixelClassifier.learn, []
 
     def recording(self: Any, *args: Any, **options: Any) -> Any:
         fitted.append(self.method)
-        return fit(self, *args, **options)
+        return learn(self, *args, **options)
 
-    monkeypatch.setattr(BasePixelClassifier, "fit", recording)
+    monkeypatch.setattr(BasePixelClassifier, "learn", recording)
     _, strokes = add_job(viewer)
     finished(tiny_panel)
     layer = viewer.layers[_SEGMENTATION]
@@ -80,13 +81,13 @@ def test_trees_wait_to_be_asked_and_linear_ones_follow(
 def test_trees_learn_once_from_all_passes(
     viewer: Any, tiny_panel: Any, finished: Any, click: Any, monkeypatch: Any
 ) -> None:
-    fit, passes = BasePixelClassifier.fit, []
+    learn, passes = _job._learn, []
 
-    def recording(self: Any, tokens: Any, *args: Any, **options: Any) -> Any:
-        passes.append(tokens.passes)
-        return fit(self, tokens, *args, **options)
+    def recording(classifier: Any, learnt: Any, *args: Any, **options: Any) -> Any:
+        passes.extend(one.passes for one in learnt.samples)
+        return learn(classifier, learnt, *args, **options)
 
-    monkeypatch.setattr(BasePixelClassifier, "fit", recording)
+    monkeypatch.setattr(_job, "_learn", recording)
     tiny_panel.live_box.setChecked(False)
     tiny_panel.session.configure(passes=4)
     choose(tiny_panel, "Gradient boosting")

@@ -15,6 +15,8 @@ from superqt import QCollapsible
 
 from napari_hrdv2 import _counting
 from napari_hrdv2._counting import Counting
+from napari_hrdv2._subject import Place
+from napari_hrdv2._widgets.layers import Reading, planes_of, window_of
 from napari_hrdv2._widgets.objects import CountObjects
 from napari_hrdv2.core.objects import find_objects
 
@@ -32,6 +34,14 @@ def discs() -> np.ndarray:
     return labels
 
 
+def show_discs(panel: Any, image: Any) -> None:
+    """Show them as the segmentation of an image."""
+    window = window_of(image, planes_of(image, Reading()), Reading())
+    whole = ((), (slice(0, 56), slice(0, 70)), discs())
+    strokes = panel.strokes_combo.layer()
+    panel._segmentations.show(image, window, [whole], panel.session.classes, strokes)
+
+
 @pytest.fixture
 def tiny_panel(tiny_panel: Any, qtbot: QtBot) -> Any:
     """The panel with its section open: what is hidden cannot be clicked on."""
@@ -47,9 +57,7 @@ def job(viewer: Any, tiny_panel: Any, finished: Any) -> Any:
     tiny_panel.live_box.setChecked(False)
     image, _ = add_job(viewer, 100.0 * discs(), **_PLACE)
     tiny_panel.session.rename(2, "cell")
-    tiny_panel._segmentations.show(
-        image, discs(), tiny_panel.session.classes, tiny_panel.strokes_combo.layer()
-    )
+    show_discs(tiny_panel, image)
     choose(tiny_panel.objects, "cell")
     return tiny_panel
 
@@ -139,13 +147,13 @@ def test_touching_objects_are_split_by_the_probabilities_at_hand(
         return find_objects(*arguments, **options)
 
     monkeypatch.setattr(_counting, "find_objects", find)
-    image, _ = add_job(viewer)
+    add_job(viewer)
     finished(tiny_panel)
     choose(options, "class 2")
     count(options)
     options.split.setChecked(True)
     count(options)
-    tokens = session.tokens_for(image.data, None)
+    tokens = session.tokens_at(Place((), 0))
     expected = session.classifier.predict_proba(tokens)[..., 1]
     plain, weighted = seen
     assert plain is None
@@ -185,11 +193,11 @@ def test_what_goes_wrong_is_told(
     options = tiny_panel.objects
     assert not options.count_button.isEnabled()
     tiny_panel.live_box.setChecked(False)
-    image, strokes = add_job(viewer)
+    image, _ = add_job(viewer)
     count(options)
     assert told == ["There is no segmentation to count in: press Segment first."]
     assert tiny_panel.status.text() == told[0]
-    tiny_panel._segmentations.show(image, discs(), tiny_panel.session.classes, strokes)
+    show_discs(tiny_panel, image)
     count(options)
     (tmp_path / "file").touch()
     options._try(lambda: options.save(tmp_path / "file" / "a.csv"))
@@ -239,8 +247,8 @@ def test_sizes_that_are_not_known(
     viewer: Any, tiny_panel: Any, count: Any, place: Any, text: str, area: float | None
 ) -> None:
     tiny_panel.live_box.setChecked(False)
-    image, strokes = add_job(viewer, **place)
-    tiny_panel._segmentations.show(image, discs(), tiny_panel.session.classes, strokes)
+    image, _ = add_job(viewer, **place)
+    show_discs(tiny_panel, image)
     choose(tiny_panel.objects, "class 2")
     count(tiny_panel.objects)
     table = tiny_panel.objects.table

@@ -19,9 +19,10 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QFileDialog, QMenu
 from typer.testing import CliRunner
 
-from napari_hrdv2._widgets import live
+from napari_hrdv2._widgets import subjects
 from napari_hrdv2._widgets.segment import SegmentWidget
 from napari_hrdv2.core.extraction import FeatureExtractor
+from napari_hrdv2.core.planes import Planes
 
 _SHAPE = (56, 70)
 
@@ -295,9 +296,11 @@ _IMAGES = {
     "all NaN": (np.full(_SHAPE, np.nan, np.float32), "no finite pixel"),
     "constant": (np.full(_SHAPE, 3.0), None),
     "one pixel": (np.ones((1, 1)), "must be the same"),
-    "volume": (np.zeros((2, *_SHAPE)), "dimensions"),
-    "resolutions": ([halves(), halves()[::2, ::2]], "several resolutions"),
-    "stack of RGB": (np.zeros((2, *_SHAPE, 3), np.uint8), "stack of RGB"),
+    "volume": (np.zeros((5, *_SHAPE)), None),
+    "resolutions": ([halves(), halves()[::2, ::2]], None),
+    "stack of RGB": (np.zeros((2, *_SHAPE, 3), np.uint8), None),
+    "volume, strokes of a plane": (np.zeros((5, *_SHAPE)), "must be the same"),
+    "RGB, strokes of a stack": (np.zeros((*_SHAPE, 3), np.uint8), "must be the same"),
 }
 
 
@@ -308,7 +311,9 @@ def test_odd_images(viewer: Any, tiny_panel: Any, click: Any, finished: Any, tol
         viewer.add_image(
             image, name="odd", contrast_limits=(0, 1), multiscale=isinstance(image, list), **options
         )
-        viewer.add_labels(two_strokes(), name="odd strokes")
+        is_stack = name in ("volume", "stack of RGB", "RGB, strokes of a stack")
+        strokes = np.stack([two_strokes()] * 5) if is_stack else two_strokes()
+        viewer.add_labels(strokes[: len(image)] if is_stack else strokes, name="odd strokes")
         click(tiny_panel.segment_button)
         finished(tiny_panel)
         if said is None:
@@ -323,7 +328,8 @@ def test_a_complex_image(
     viewer: Any, tiny_panel: Any, click: Any, finished: Any, told: Any, monkeypatch: Any
 ) -> None:
     # Napari 0.9.2 cannot draw one; later ones may.
-    monkeypatch.setattr(live, "pixels_of", lambda _: halves(np.complex64))
+    planes = Planes(halves(np.complex64), "YX")
+    monkeypatch.setattr(subjects, "planes_of", lambda *_: planes)
     add_job(viewer)
     click(tiny_panel.segment_button)
     finished(tiny_panel)

@@ -29,7 +29,7 @@ def segmented(viewer: Any, tiny_panel: Any, finished: Any, monkeypatch: pytest.M
     add_job(viewer)
     finished(tiny_panel)
     monkeypatch.setattr(FeatureExtractor, "_forward", refuse)
-    monkeypatch.setattr(PixelClassifier, "fit", refuse)
+    monkeypatch.setattr(PixelClassifier, "learn", refuse)
     return viewer.layers[_SEGMENTATION]
 
 

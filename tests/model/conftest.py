@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from napari_hrdv2._job import Look, Result, Segmenting
+from napari_hrdv2._job import Result, Segmenting, Sight
 from napari_hrdv2._session import Session
+from napari_hrdv2._subject import Place, Subject
+from napari_hrdv2.core.planes import Planes
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def strokes() -> np.ndarray:
 def run() -> Callable[..., tuple[Any, list[Any]]]:
     """What a job returns, and what it yields."""
 
-    def run(job: Look | Segmenting) -> tuple[Any, list[Any]]:
+    def run(job: Any) -> tuple[Any, list[Any]]:
         work, steps = job.run(), []
         while True:
             try:
@@ -52,16 +54,70 @@ def run() -> Callable[..., tuple[Any, list[Any]]]:
 
 
 @pytest.fixture
-def segment(run: Any) -> Callable[..., Result]:
+def watch() -> Callable[..., list[Place]]:
+    """Has a session work on an image and no other; the places of its first plane."""
+
+    def watch(
+        session: Session, image: np.ndarray, strokes: Any = None, axes: str = "YX"
+    ) -> list[Place]:
+        subject = session.subject
+        if subject is None or subject.planes.array is not image:
+            subject = Subject(Planes(image, axes))
+        labels_axes = subject.planes.labels_axes
+        subject.strokes = None if strokes is None else Planes(strokes, labels_axes)
+        for other in session.subjects:
+            if other is not subject:
+                session.forget(other)
+        session.watch(subject)
+        subject.read_strokes()
+        return subject.at((0,) * len(subject.planes.stack_shape))
+
+    return watch
+
+
+@pytest.fixture
+def see(run: Any, watch: Any) -> Callable[..., list[Place]]:
+    """Takes over the features of an image, and of what else is painted; its places."""
+
+    def see(session: Session, *image: Any, **axes: Any) -> list[Place]:
+        places = watch(session, *image, **axes)
+        # Pixels may have been changed in place.
+        session.renew()
+        finished, steps = run(session.look(places))
+        assert finished
+        for step in steps:
+            if isinstance(step, Sight):
+                assert session.saw(step)
+        return places
+
+    return see
+
+
+@pytest.fixture
+def prepare(watch: Any) -> Callable[..., Segmenting]:
+    """Job for an image whose features are at hand, however often it was segmented before."""
+
+    def prepare(
+        session: Session, image: np.ndarray, strokes: Any = None, region: Any = None
+    ) -> Segmenting:
+        places = watch(session, image, strokes)
+        session.subject.done.clear()
+        job = session.prepare(places, region)
+        assert job is not None
+        return job
+
+    return prepare
+
+
+@pytest.fixture
+def segment(run: Any, watch: Any, see: Any, prepare: Any) -> Callable[..., Result]:
     """Everything from an image to its segmentation, accepted."""
 
     def segment(session: Session, image: np.ndarray, strokes: Any = None) -> Result:
-        session.check(image, strokes)
-        sight, _ = run(session.look(image, strokes))
-        assert session.saw(sight)
-        tokens = session.tokens_for(image, strokes)
-        assert tokens is not None
-        result, _ = run(session.prepare(tokens, strokes))
+        watch(session, image, strokes)
+        session.check()
+        see(session, image, strokes)
+        result, _ = run(prepare(session, image, strokes))
         assert session.accept(result)
         return result
 

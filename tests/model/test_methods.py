@@ -31,28 +31,29 @@ def test_a_method_is_chosen_by_name_and_told(count) -> None:
     [("ridge", PixelClassifier), ("forest", TreesClassifier), ("boosting", TreesClassifier)],
 )
 def test_another_method_learns_anew_from_the_same_strokes(
-    session, image, strokes, run, segment, method, kind
+    session, image, strokes, run, segment, prepare, method, kind
 ) -> None:
     first = segment(session, image, strokes)
-    tokens = session.tokens_for(image, strokes)
     session.use_method(method)
-    second, _ = run(session.prepare(tokens, strokes))
+    second, _ = run(prepare(session, image, strokes))
     assert session.accept(second)
     assert second.classifier is not first.classifier
     assert (type(second.classifier), second.classifier.method) == (kind, method)
     truth = np.where(np.arange(70) < 35, 1, 2)
     assert (second.labels == truth)[:, np.abs(np.arange(70) - 35) > 14].mean() > 0.95
     # What was learnt is not learnt again.
-    again, _ = run(session.prepare(tokens, strokes))
+    again, _ = run(prepare(session, image, strokes))
     assert again.classifier is second.classifier
     session.use_method("logistic")
-    back, _ = run(session.prepare(tokens, strokes))
+    back, _ = run(prepare(session, image, strokes))
     np.testing.assert_array_equal(back.labels, first.labels)
 
 
-def test_results_of_the_method_before_are_dropped(session, image, strokes, run, segment) -> None:
+def test_results_of_the_method_before_are_dropped(
+    session, image, strokes, run, segment, prepare
+) -> None:
     segment(session, image, strokes)
-    job = session.prepare(session.tokens_for(image, strokes), strokes)
+    job = prepare(session, image, strokes)
     session.use_method("forest")
     late, _ = run(job)
     assert late.classifier.method == "logistic"
@@ -60,12 +61,12 @@ def test_results_of_the_method_before_are_dropped(session, image, strokes, run, 
 
 
 def test_trees_give_the_region_first_and_give_up_within_the_rest(
-    session, image, strokes, run, segment, monkeypatch
+    session, image, strokes, segment, prepare, monkeypatch
 ) -> None:
     session.use_method("forest")
     whole = segment(session, image, strokes).labels
     region = (slice(10, 30), slice(0, 20))
-    job = session.prepare(session.tokens_for(image, strokes), strokes, region)
+    job = prepare(session, image, strokes, region)
     monkeypatch.setattr(trees, "BLOCK", 400)
     asked = []
 
@@ -79,7 +80,8 @@ def test_trees_give_the_region_first_and_give_up_within_the_rest(
     monkeypatch.setattr(trees, "rows_at", and_cancel)
     work = job.run()
     (part,) = (step for step in [next(work), next(work)] if isinstance(step, Part))
-    np.testing.assert_array_equal(part.labels, whole[region])
+    assert part.found.region == region
+    np.testing.assert_array_equal(part.found.labels, whole[region])
     with pytest.raises(Cancelled):
         next(work)
     # The region's only block and two of the whole.

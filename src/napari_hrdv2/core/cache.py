@@ -19,6 +19,7 @@ import warnings
 from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -249,6 +250,8 @@ class TokenStore:
 class TokenMemory:
     """Tokens in memory, within a budget, so that going back to an image costs nothing.
 
+    Several threads may use one.
+
     Parameters
     ----------
     budget
@@ -258,24 +261,28 @@ class TokenMemory:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self._kept: OrderedDict[tuple[str, Settings], Tokens] = OrderedDict()
+        self._lock = Lock()
 
     def get(self, digest: str, settings: Settings) -> Tokens | None:
         """Tokens of an image with these settings, all passes; None where they are not there."""
-        tokens = self._kept.get((digest, settings))
-        if tokens is not None:
-            self._kept.move_to_end((digest, settings))
-        return tokens
+        with self._lock:
+            tokens = self._kept.get((digest, settings))
+            if tokens is not None:
+                self._kept.move_to_end((digest, settings))
+            return tokens
 
     def clear(self) -> None:
         """Forget everything."""
-        self._kept.clear()
+        with self._lock:
+            self._kept.clear()
 
     def put(self, digest: str, tokens: Tokens) -> None:
         """Keep all passes of an image."""
-        self._kept[digest, tokens.settings] = tokens
-        self._kept.move_to_end((digest, tokens.settings))
-        while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > self.budget:
-            self._kept.popitem(last=False)
+        with self._lock:
+            self._kept[digest, tokens.settings] = tokens
+            self._kept.move_to_end((digest, tokens.settings))
+            while len(self._kept) > 1 and sum(t.nbytes for t in self._kept.values()) > self.budget:
+                self._kept.popitem(last=False)
 
 
 def _checksum(key: str, tokens: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,8 @@ from .upsample import Kernel
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Colours = Literal["each", "mapped"]
+# Channels that are as many as colours at most.
+MAX_MAPPED = 3
 
 
 class Settings(BaseModel):
@@ -133,7 +135,7 @@ class Settings(BaseModel):
             raise ValueError(f"channels must differ, got {', '.join(map(str, chosen))}")
         if self.channel_count is not None and max(chosen, default=0) >= self.channel_count:
             raise ValueError(f"of {self.channel_count} channels, from 0 on, none is {max(chosen)}")
-        if self.colours == "mapped" and len(chosen) > 3:
+        if self.colours == "mapped" and len(chosen) > MAX_MAPPED:
             raise ValueError(f"three channels at most can be mapped to colours, not {len(chosen)}")
         if self.patch is not None and self.stride is not None:
             if self.stride > self.patch:
