@@ -320,7 +320,7 @@ class LiveLoop(QObject):
         self._is_sweeping = False
         if self._is_look_due:
             self._look(download=self.is_asked)
-        else:
+        elif not self._is_paused:
             self._soon.start()
         self.changed.emit()
 
