@@ -447,6 +447,10 @@ class LiveLoop(QObject):
         subject = self._session.subject
         if subject is None or self._is_paused or self.looker.is_busy or self.segmenter.is_busy:
             return
+        # A model is not applied unasked: what is seen is segmented with it by now.
+        classifier = self._session.classifier
+        if all(one.classifier is not classifier for one in subject.done.values()):
+            return
         height, width = subject.planes.shape
         if self.follows and subject.planes.count * height * width <= _MOST_SWEPT:
             self._sweep()
