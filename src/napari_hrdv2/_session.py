@@ -488,7 +488,7 @@ class Session:
         """Look at the image worked on anew: somebody may have changed its pixels in place."""
         if self._subject is not None:
             self._subject.forget_levels()
-        for known in (self._sights, self._digests):
+        for known in (self._sights, self._digests, self._samples):
             for spot in [one for one in known if one.subject is self._subject]:
                 known.pop(spot)
 

@@ -64,7 +64,7 @@ class LiveLoop(QObject):
     failed
         What was asked for ended with an exception.
     skipped
-        A place out of view cannot be segmented, with the error; the work goes on.
+        Places out of view cannot be segmented, with the error of the first; the work goes on.
     changed
         Something begins or ends.
 
@@ -90,6 +90,7 @@ class LiveLoop(QObject):
         self.is_live, self.is_asked = True, False
         # After Cancel nothing begins unasked.
         self._is_paused = False
+        self._has_skipped = False
         # After a look that failed there is no other until something changes.
         self._is_stuck = False
         self._is_due = self._is_look_due = self._is_sweeping = False
@@ -163,7 +164,7 @@ class LiveLoop(QObject):
     def restart(self) -> None:
         """Forget what is being done: image or settings are others."""
         self.stop()
-        self._is_paused = self._is_stuck = False
+        self._is_paused = self._is_stuck = self._has_skipped = False
         self._idle.start()
         self._soon.start()
 
@@ -259,7 +260,8 @@ class LiveLoop(QObject):
             raise opened.problem
         opened.subject.read_strokes()
         self._session.check()
-        self.is_asked, self._is_paused, self._is_stuck = True, False, False
+        self.is_asked, self._is_paused = True, False
+        self._is_stuck = self._has_skipped = False
         self._idle.stop()
         # Also where features are at hand: pixels may have been changed in place.
         self._session.renew()
@@ -304,7 +306,10 @@ class LiveLoop(QObject):
                 self.segmented.emit(step)
         elif isinstance(step, Skipped):
             self._session.skip(step)
-            self.skipped.emit(step.error)
+            # Of a stack with many such planes nobody wants to read of all, nor of any again.
+            if not self._has_skipped:
+                self._has_skipped = True
+                self.skipped.emit(step.error)
         else:
             self.progressed.emit(step)
 

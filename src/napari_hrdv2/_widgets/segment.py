@@ -405,8 +405,14 @@ class SegmentWidget(QWidget):
         self._suggest_strokes()
 
     def _on_layer_removed(self, event: Any) -> None:
-        if isinstance(event.value, Image):
-            self.loop.subjects.close(event.value)
+        layer = event.value
+        if isinstance(layer, Image):
+            self.loop.subjects.close(layer)
+        # What was asked for is still learnt from strokes whose layer went meanwhile.
+        elif layer in self._strokes_of.values() and not self.loop.is_asked:
+            for image in [one for one, its in self._strokes_of.items() if its is layer]:
+                del self._strokes_of[image]
+                self.loop.subjects.unpaint(image)
 
     def _suggest_strokes(self) -> None:
         """Choose the layer painted on before, or that carries the name of the image's strokes."""

@@ -104,6 +104,13 @@ class Subjects:
         if opened is not None:
             self._session.forget(opened.subject)
 
+    def unpaint(self, image: Image) -> None:
+        """Have no strokes on an image any more."""
+        opened = self._opened.get(image)
+        if opened is not None:
+            opened.subject.strokes = None
+            opened.subject.read_strokes()
+
     def find(self, subject: Subject) -> tuple[Image, Opened] | None:
         """The layer that an image is of, None where it is gone."""
         for image, opened in self._opened.items():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+
+_M = TypeVar("_M", bound=BaseModel)
 
 
 class HRDv2Error(ValueError):
@@ -80,3 +83,17 @@ def plain(error: ValidationError) -> HRDv2Error:
     field = ".".join(str(part) for part in first["loc"])
     what = first["msg"].removeprefix("Value error, ")
     return HRDv2Error(f"{field}: {what} (got {first['input']!r})" if field else what)
+
+
+def altered(model: _M, **changes: Any) -> _M:
+    """A model of pydantic with some fields changed, checked.
+
+    Raises
+    ------
+    HRDv2Error
+        If a field does not exist or its value is out of range; the message names it.
+    """
+    try:
+        return type(model).model_validate(model.model_dump() | changes)
+    except ValidationError as error:
+        raise plain(error) from None

@@ -19,7 +19,16 @@ from pydantic import ValidationError
 
 from . import devices
 from .cache import TokenStore, pass_key
-from .errors import Cancelled, DeviceError, HRDv2Error, ImageError, WeightsError, never, plain
+from .errors import (
+    Cancelled,
+    DeviceError,
+    HRDv2Error,
+    ImageError,
+    WeightsError,
+    altered,
+    never,
+    plain,
+)
 from .filters import filter_grids
 from .normalise import stretch
 from .settings import Settings
@@ -502,7 +511,4 @@ def make_settings(settings: Settings | None = None, **changes: Any) -> Settings:
     HRDv2Error
         If a field does not exist or its value is out of range; the message names it.
     """
-    try:
-        return Settings.model_validate((settings or Settings()).model_dump() | changes)
-    except ValidationError as error:
-        raise plain(error) from None
+    return altered(settings or Settings(), **changes)

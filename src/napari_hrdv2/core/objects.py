@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage as ndi
 from skimage import measure, segmentation
 from skimage.morphology import local_maxima, reconstruction
 
 from .base import PixelClass
-from .errors import ImageError, go_on, never, plain
+from .errors import ImageError, altered, go_on, never
 from .files import replacing
 
 _Mask = npt.NDArray[np.bool_]
@@ -93,10 +93,7 @@ def make_object_settings(settings: ObjectSettings | None = None, **changes: Any)
     HRDv2Error
         If a field does not exist or its value is out of range; the message names it.
     """
-    try:
-        return ObjectSettings.model_validate((settings or ObjectSettings()).model_dump() | changes)
-    except ValidationError as error:
-        raise plain(error) from None
+    return altered(settings or ObjectSettings(), **changes)
 
 
 def find_objects(

@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from scipy import ndimage as ndi
 from skimage.filters import rank
 from skimage.measure import label
 from skimage.morphology import disk
 
 from .base import BasePixelClassifier, PixelClass
-from .errors import ImageError, RefinementWarning, go_on, never, plain
+from .errors import ImageError, RefinementWarning, altered, go_on, never
 from .normalise import stretch
 from .tokens import Tokens
 
@@ -242,10 +242,7 @@ def make_refinement(refinement: Refinement | None = None, **changes: Any) -> Ref
         If a field does not exist or its value is out of range; the message names it. Also if
         the CRF is asked for and its package is missing.
     """
-    try:
-        return Refinement.model_validate((refinement or Refinement()).model_dump() | changes)
-    except ValidationError as error:
-        raise plain(error) from None
+    return altered(refinement or Refinement(), **changes)
 
 
 def has_crf() -> bool:
