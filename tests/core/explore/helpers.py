@@ -28,7 +28,7 @@ def planted(
     vectors = directions[labels] * rng.uniform(0.5, 2, (2, *labels.shape, 1))
     vectors += noise * rng.normal(size=vectors.shape)
     lattices = tuple(
-        tuple(Lattice(PATCH / 2 + by, PATCH, n) for n in labels.shape) for by in (0, PATCH / 2)
+        tuple(Lattice(PATCH / 2 + by, PATCH, n) for n in labels.shape) for by in (-2, 2)
     )
     shape = (labels.shape[0] * PATCH, labels.shape[1] * PATCH)
     return Tokens(torch.from_numpy(vectors).float(), lattices, shape, SETTINGS)
