@@ -11,7 +11,7 @@ import torch
 from ..errors import HRDv2Error
 from ..tokens import Tokens
 from ..upsample import projected_maps
-from .common import Floats, checked_mask, rows, sampled, unit
+from .common import Floats, Pixels, checked_mask, rows, sampled, unit
 
 # Pixels of a region whose mean stands for it; neighbours tell next to nothing new.
 _PIXELS = 4096
@@ -45,6 +45,11 @@ def descriptor(tokens: Tokens, where: tuple[int, int] | npt.ArrayLike) -> Floats
         pixels = np.array([where], np.intp)
     else:
         pixels = np.argwhere(checked_mask(where, tokens))
+    return direction(tokens, pixels)
+
+
+def direction(tokens: Tokens, pixels: Pixels) -> Floats:
+    """Direction (C,) of the mean feature of pixels (n, 2), or of a sample of these."""
     return unit(rows(tokens, pixels[sampled(len(pixels), _PIXELS)]).mean(0))
 
 
