@@ -3,14 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_hrdv2._sample_data import sample_image, sample_strokes
 from napari_hrdv2.core.errors import HRDv2Error, ImageError
 from napari_hrdv2.core.explore import (
     Box,
+    Clusters,
     attended_foreground,
     boxes,
     component_foreground,
     salient_clusters,
 )
+from napari_hrdv2.core.extraction import FeatureExtractor
 
 from .helpers import PATCH, planted
 
@@ -94,3 +97,18 @@ def test_iou():
     assert Box(0, 0, 4, 4).iou(Box(2, 2, 6, 6)) == pytest.approx(4 / 28)
     assert Box(0, 0, 4, 4).iou(Box(4, 0, 8, 4)) == 0
     assert Box(0, 0, 4, 4).iou(Box(9, 9, 12, 12)) == 0
+
+
+def test_the_glands_of_the_sample_are_told_from_the_stroma(real_weights):
+    """A person's strokes know where they are."""
+    extractor = FeatureExtractor(model=real_weights.name, weights=real_weights.path, filters=False)
+    image, strokes = sample_image(), sample_strokes()
+    tokens = extractor.extract(image)
+    found = component_foreground(tokens, image)
+    assert found[strokes == 1].mean() > 0.95
+    assert found[strokes == 2].mean() < 0.05
+    labels = Clusters.fit([tokens]).merged(n_classes=4).segment(tokens)
+    epithelium, stroma = (np.bincount(labels[strokes == k]).argmax() for k in (1, 2))
+    assert epithelium != stroma
+    assert (labels[strokes == 2] == stroma).mean() > 0.8
+    assert (labels[strokes == 1] == stroma).mean() < 0.05

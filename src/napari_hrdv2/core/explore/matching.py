@@ -66,7 +66,8 @@ def correspondences(
     """
     refuse_differences(first.settings, second.settings, "those of the first image")
     settings = first.settings
-    step = step or max(1, round((settings.patch or 1) / settings.scale))
+    assert settings.patch is not None
+    step = step or max(1, round(settings.patch / settings.scale))
     one, other = (
         _points(tokens, None if masks is None else masks[k], step)
         for k, tokens in enumerate((first, second))

@@ -14,7 +14,7 @@ from ..errors import HRDv2Error
 from ..settings import Settings
 from ..tokens import Tokens
 from ..upsample import projected_maps
-from .common import Floats, checked, sampled_tokens, unit_tokens
+from .common import Floats, checked, sampled_tokens, unit, unit_tokens
 
 # Of more tokens the directions are the same to the eye.
 _TOKENS = 10_000
@@ -82,17 +82,16 @@ class PrincipalComponents:
         SettingsMismatchError
             If the tokens were made with different settings.
         """
-        images = checked(images)
+        vectors = sampled_tokens(checked(images), _TOKENS)
         if normalised:
-            images = [unit_tokens(one) for one in images]
-        # The solver squares before it centres, which single precision is too little for.
-        vectors = sampled_tokens(images, _TOKENS).astype(np.float64)
+            vectors = unit(vectors)
         most = min(vectors.shape)
         if not 1 <= count <= most:
             raise HRDv2Error(f"{count} components asked for: there are 1 to {most}")
         # Of a constant image it wants shares of no variance.
         with np.errstate(invalid="ignore"):
-            pca = PCA(count, svd_solver="covariance_eigh").fit(vectors)
+            # It squares before it centres, which single precision is too little for.
+            pca = PCA(count, svd_solver="covariance_eigh").fit(vectors.astype(np.float64))
         low, high = np.percentile(pca.transform(vectors), percentiles, axis=0)
         levels = np.stack([low, high], 1).astype(np.float32)
         mean, components = (one.astype(np.float32) for one in (pca.mean_, pca.components_))
