@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 from napari_hrdv2.core.base import default_class
 from napari_hrdv2.core.errors import HRDv2Error, ImageError, SettingsMismatchError
 from napari_hrdv2.core.explore import Clusters, fused_clusters, fused_features
+from napari_hrdv2.core.explore import clusters as clusters_module
 from napari_hrdv2.core.refine import Refinement
 
 from .helpers import PATCH, dense_unit, planted
@@ -56,6 +57,18 @@ def test_planted_regions_of_two_images_are_found_together():
     assert adjusted_rand_score(PIXELS.ravel(), first.ravel()) > 0.9
     # The same labels mean the same in both.
     assert (first[::-1] == second).mean() > 0.95
+
+
+def test_pixels_are_sampled_from_every_image_in_proportion(images, monkeypatch):
+    taken = []
+
+    def fake(_, pixels):
+        taken.append(len(pixels))
+        return np.eye(99)[: len(pixels)]
+
+    monkeypatch.setattr(clusters_module, "rows", fake)
+    Clusters.fit(images, 2, samples=90)
+    assert taken == [73, 17]  # of 11,700 and 2,700 pixels
 
 
 def test_cutoff_is_the_upper_edge_of_the_fullest_bin():

@@ -13,6 +13,7 @@ from napari_hrdv2.core.explore import (
     RegionIndex,
     correspondences,
     cosegment,
+    cosegmentation,
     descriptor,
     matching,
 )
@@ -51,6 +52,21 @@ def test_the_common_foreground_is_what_images_vote_for():
     np.testing.assert_array_equal(
         strict.masks[0], strict.is_salient[strict.clusters.assign(images[0])]
     )
+
+
+def test_strays_of_a_cluster_are_no_occurrence(monkeypatch):
+    """The only image with more than a patch of it votes for it."""
+    labels = [COMMON[0], COMMON[1].copy()]
+    labels[1][11, 0] = 2
+    images = [planted(one, seed=k) for k, one in enumerate(labels)]
+    attentions = [1.0 + 4 * (pixels_of(one) > 0) for one in COMMON[:2]]
+    share = {}
+    for stray in (0.0, 0.2):
+        monkeypatch.setattr(cosegmentation, "_STRAY", stray)
+        found = cosegment(images, attentions, 3, votes=1)
+        share[stray] = found.masks[0][pixels_of(labels[0]) == 2].mean()
+    assert share[0.0] < 0.1
+    assert share[0.2] > 0.9
 
 
 def test_cosegmentation_without_all_attentions():
@@ -118,6 +134,13 @@ def test_only_mutual_neighbours_correspond():
     assert is_same.sum() > 20
     assert (first[is_same][:, 1] < 6 * PATCH).all()
     np.testing.assert_allclose(first[is_same], second[is_same], atol=2)
+
+
+def test_many_points_of_one_kind_correspond_to_one():
+    tokens = planted(EVERY)
+    first, _, _ = correspondences(tokens, planted(np.full_like(EVERY, 40), noise=0))
+    assert len(first) == 1
+    assert EVERY[tuple(first[0] // PATCH)] == 40
 
 
 def test_few_correspondences_are_the_best(monkeypatch):
