@@ -364,8 +364,8 @@ class Blocker:
 sys.meta_path.insert(0, Blocker())
 import importlib, pkgutil
 import napari_hrdv2, napari_hrdv2.core
-for module in pkgutil.iter_modules(napari_hrdv2.core.__path__):
-    importlib.import_module(f"napari_hrdv2.core.{{module.name}}")
+for module in pkgutil.walk_packages(napari_hrdv2.core.__path__, "napari_hrdv2.core."):
+    importlib.import_module(module.name)
 for name in napari_hrdv2.__all__:
     getattr(napari_hrdv2, name)
 """

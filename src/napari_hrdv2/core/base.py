@@ -211,7 +211,7 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
                 f"the method must be {' or '.join(map(repr, self.methods))}, not {self.method!r}"
             )
         for other in images[1:]:
-            _refuse_differences(images[0].settings, other.settings, "those of the first image")
+            refuse_differences(images[0].settings, other.settings, "those of the first image")
         painted = [
             check_strokes(one, t.image_shape) for t, one in zip(images, drawings, strict=True)
         ]
@@ -352,7 +352,7 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
     def _accept(self, tokens: Tokens) -> None:
         """Refuse tokens of other settings than its own; raises SettingsMismatchError."""
         check_is_fitted(self)
-        _refuse_differences(self.settings_, tokens.settings, "the model's")
+        refuse_differences(self.settings_, tokens.settings, "the model's")
 
     def _describe(self) -> dict[str, Any]:
         """Fields of the header that a saved model has beside its arrays."""
@@ -374,7 +374,8 @@ class BasePixelClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[
         return model
 
 
-def _refuse_differences(ours: Settings, theirs: Settings, whose: str) -> None:
+def refuse_differences(ours: Settings, theirs: Settings, whose: str) -> None:
+    """Raise a SettingsMismatchError that lists how tokens' settings differ from ``whose``."""
     differences = ours.differences(theirs)
     if differences:
         listed = ", ".join(f"{name} {a!r} against {b!r}" for name, (a, b) in differences.items())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import groupby
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from .settings import Settings
 from .tiles import Cut, Piece, whole
 from .tokens import Grid, Tokens
 from .transforms import Lattice, Share, Transform, cropped, join, token_count
-from .vit import VisionTransformer
+from .vit import FacetKind, VisionTransformer
 from .weights import Progress, Weights, find, load_vit
 
 Precision = Literal["auto", "float32"]
@@ -52,6 +52,11 @@ NO_ROOM = (
 
 class DeviceWarning(UserWarning):
     """The work goes on somewhere else than where it was asked to."""
+
+
+class _Facet(NamedTuple):
+    kind: FacetKind
+    block: int
 
 
 @lru_cache(maxsize=1)
@@ -215,8 +220,63 @@ class FeatureExtractor:
                     store.save(keys[job.done - 1], job.last)
                 yield job.tokens()
 
+    def facets(
+        self,
+        image: npt.ArrayLike | Piece,
+        kind: FacetKind,
+        block: int = -1,
+        *,
+        is_cancelled: Callable[[], bool] = never,
+    ) -> Tokens:
+        """What one block computes on the way to its attention, as tokens.
+
+        Of all passes, through the same windows as the tokens themselves, so that they are brought
+        to full size alike; 'Deep ViT Features as Dense Visual Descriptors' (arXiv 2112.05814)
+        found keys to describe parts of things better than tokens do.
+
+        Parameters
+        ----------
+        image, is_cancelled
+            As for :meth:`passes`.
+        kind
+            ``"q"``, ``"k"`` or ``"v"``: queries, keys or values, all heads' channels one after
+            the other; ``"attention"``: the class token's, of every head, in units of what
+            each token gets where all get the same.
+        block
+            Index of the block, from the end where negative; the settings' depth is not asked.
+
+        Returns
+        -------
+        Tokens
+            Without filters. Their settings are the extractor's: they do not tell facets from
+            tokens, so keep the two apart.
+
+        Raises
+        ------
+        HRDv2Error
+            If there is no such kind or block.
+        ImageError, DeviceError, Cancelled
+            As :meth:`passes`.
+        """
+        depth = self._vit.depth
+        if kind not in get_args(FacetKind):
+            raise HRDv2Error(f"a facet is one of {', '.join(get_args(FacetKind))}, not {kind!r}")
+        if not -depth <= block < depth:
+            raise HRDv2Error(f"the backbone has {depth} blocks, from 0 to {depth - 1}, not {block}")
+        piece = image if isinstance(image, Piece) else Piece(np.asarray(image))
+        transforms = self.settings.transforms()
+        job = _Passes(self, piece, transforms, is_cancelled, _Facet(kind, block))
+        while job.done < len(transforms):
+            for _ in job.compute():
+                pass
+        return job.tokens()
+
     def _forward(
-        self, images: torch.Tensor, moves: Sequence[Share], on_block: Callable[[], None]
+        self,
+        images: torch.Tensor,
+        moves: Sequence[Share],
+        on_block: Callable[[], None],
+        facet: _Facet | None = None,
     ) -> torch.Tensor:
         """Finite tokens (batch, ny, nx, C) of images (batch, channels, height, width) in [0, 1]."""
         images = images.to(self._device)
@@ -230,9 +290,11 @@ class FeatureExtractor:
         blocks = math.ceil(self.settings.depth * self._vit.depth)
 
         def tokens_in(dtype: torch.dtype) -> torch.Tensor:
-            found: torch.Tensor = self._vit(
-                images.to(dtype), self.settings.stride, on_block, blocks, moves
-            )
+            vit, stride, seen = self._vit, self.settings.stride, images.to(dtype)
+            if facet is None:
+                found: torch.Tensor = vit(seen, stride, on_block, blocks, moves)
+            else:
+                found = vit.facets(seen, facet.block, stride, on_block, moves).tokens(facet.kind)
             return found.to(self._store)
 
         tokens = tokens_in(self._dtype)
@@ -276,8 +338,10 @@ class _Passes:
         piece: Piece,
         transforms: tuple[Transform, ...],
         is_cancelled: Callable[[], bool],
+        facet: _Facet | None = None,
     ) -> None:
         self.done = 0
+        self._facet = facet
         self._extractor, self._piece, self._transforms = extractor, piece, transforms
         self._is_cancelled = is_cancelled
         self._settings = settings = extractor.settings
@@ -291,7 +355,9 @@ class _Passes:
                 f"{', '.join(map(str, chosen))}"
             )
         apart = len(chosen) if settings.colours == "each" else 1
-        self._channels = extractor._vit.dim * max(1, apart)
+        vit = extractor._vit
+        own = vit.heads if facet is not None and facet.kind == "attention" else vit.dim
+        self._channels = own * max(1, apart)
         self._tile = whole(plane, settings) if piece.tile is None else piece.tile.inner()
         self._axes = tuple(
             _Windows(along, axis, transforms, settings) for axis, along in enumerate(self._tile)
@@ -344,7 +410,7 @@ class _Passes:
     @cached_property
     def _filters(self) -> tuple[Grid, ...]:
         """Channels of filters, where the tokens are; made anew faster than the disk reads them."""
-        if not self._settings.filters:
+        if not self._settings.filters or self._facet is not None:
             return ()
         assert self._data is not None
         pixels, apart = self._pixels, self._settings.has_channels
@@ -431,7 +497,9 @@ class _Passes:
                 for k, window in group
             ]
         )
-        found = self._extractor._forward(images, [moves[k] for k, _ in group], self._on_step)
+        found = self._extractor._forward(
+            images, [moves[k] for k, _ in group], self._on_step, self._facet
+        )
         data = self._room()
         for (k, window), one in zip(group, found, strict=True):
             one = self._transforms[k].undo_tokens(one)

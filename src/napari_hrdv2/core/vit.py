@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,9 @@ _MLP_ROWS = 1024
 # Where training left them, and where nothing that makes tokens needs them.
 _WRAPPERS = ("state_dict", "model", "teacher", "module", "backbone", "encoder")
 _UNUSED = re.compile(r"(mask_token|head(_dist)?\.|fc_norm\.|dino_head\.|ibot_head\.|decoder\.)")
+
+
+FacetKind = Literal["attention", "q", "k", "v"]
 
 
 class Facets(NamedTuple):
@@ -42,6 +45,18 @@ class Facets(NamedTuple):
     k: Tensor
     v: Tensor
     cls_attention: Tensor
+
+    def tokens(self, kind: FacetKind) -> Tensor:
+        """One of them as tokens (batch, ny, nx, C), the heads one after the other.
+
+        Attention is given times the number of patch tokens: 1 is what each gets where all get
+        the same, however large the image is, and half precision holds that.
+        """
+        if kind == "attention":
+            _, _, ny, nx = self.cls_attention.shape
+            return self.cls_attention.permute(0, 2, 3, 1) * (ny * nx)
+        found: Tensor = getattr(self, kind)
+        return found.permute(0, 2, 3, 1, 4).flatten(3)
 
 
 class _Attention(nn.Module):
@@ -266,6 +281,13 @@ class VisionTransformer(nn.Module):
         """Number of blocks."""
         return len(self.blocks)
 
+    @property
+    def heads(self) -> int:
+        """Number of attention heads of a block."""
+        block = self.blocks[0]
+        assert isinstance(block, _Block)
+        return block.attn.heads
+
     def _embed(
         self, images: Tensor, stride: int, moves: Sequence[tuple[float, float]] = ()
     ) -> tuple[Tensor, int, int]:
@@ -342,14 +364,21 @@ class VisionTransformer(nn.Module):
         return out.reshape(len(out), ny, nx, -1)
 
     @torch.no_grad()
-    def facets(self, images: Tensor, block: int = -1, stride: int | None = None) -> Facets:
+    def facets(
+        self,
+        images: Tensor,
+        block: int = -1,
+        stride: int | None = None,
+        on_block: Callable[[], None] | None = None,
+        moves: Sequence[tuple[float, float]] = (),
+    ) -> Facets:
         """Queries, keys, values and the class token's attention in one block.
 
         The attention of all tokens to all is never formed, only the class token's.
 
         Parameters
         ----------
-        images, stride
+        images, stride, on_block, moves
             As for :meth:`forward`.
         block
             Index of the block, from the end where negative.
@@ -359,9 +388,11 @@ class VisionTransformer(nn.Module):
         IndexError
             If there is no such block.
         """
-        x, ny, nx = self._embed(images, stride or self.patch)
+        x, ny, nx = self._embed(images, stride or self.patch, moves)
         wanted = range(self.depth)[block]
         for earlier in self.blocks[:wanted]:
+            if on_block is not None:
+                on_block()
             x = earlier(x)
         chosen = self.blocks[wanted]
         assert isinstance(chosen, _Block)

@@ -1,0 +1,35 @@
+"""What the features of images show without a single label."""
+
+from .attention import AttentionMaps, attention_maps
+from .boxes import Box, boxes
+from .clusters import Clusters
+from .cosegmentation import CoSegmentation, cosegment
+from .foreground import attended_foreground, component_foreground, salient_clusters
+from .fused import fused_clusters, fused_features
+from .matching import Correspondences, correspondences
+from .pca import PrincipalComponents
+from .retrieval import Match, RegionIndex
+from .similarity import Similarity, descriptor, lengths
+
+__all__ = [
+    "AttentionMaps",
+    "Box",
+    "Clusters",
+    "CoSegmentation",
+    "Correspondences",
+    "Match",
+    "PrincipalComponents",
+    "RegionIndex",
+    "Similarity",
+    "attended_foreground",
+    "attention_maps",
+    "boxes",
+    "component_foreground",
+    "correspondences",
+    "cosegment",
+    "descriptor",
+    "fused_clusters",
+    "fused_features",
+    "lengths",
+    "salient_clusters",
+]
