@@ -236,6 +236,17 @@ def test_layers_that_go_during_work(
     assert ("halves segmentation" in viewer.layers) == (what == "strokes")
 
 
+def test_strokes_go_with_their_layer(viewer: Any, tiny_panel: Any, finished: Any) -> None:
+    _, strokes = add_job(viewer)
+    finished(tiny_panel)
+    assert tiny_panel.session.is_painted
+    viewer.layers.remove(strokes)
+    finished(tiny_panel)
+    assert not tiny_panel.session.is_painted
+    tiny_panel.remove_class()
+    assert len(tiny_panel.session.classes) == 1
+
+
 def test_a_segmentation_that_was_removed_comes_again(
     viewer: Any, tiny_panel: Any, click: Any, finished: Any
 ) -> None:

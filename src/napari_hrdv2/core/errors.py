@@ -85,7 +85,7 @@ def plain(error: ValidationError) -> HRDv2Error:
     return HRDv2Error(f"{field}: {what} (got {first['input']!r})" if field else what)
 
 
-def altered(model: _M, **changes: Any) -> _M:
+def altered(model: _M, /, **changes: Any) -> _M:
     """A model of pydantic with some fields changed, checked.
 
     Raises
