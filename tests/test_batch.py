@@ -340,9 +340,6 @@ def _small_windows(init: Any) -> Any:
     return with_windows
 
 
-COMMAND = [sys.executable, "-m", "napari_hrdv2._cli"]
-
-
 def test_a_killed_command_goes_on(
     model: Path, tmp_path: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
