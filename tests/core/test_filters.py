@@ -12,7 +12,7 @@ from skimage.feature import hessian_matrix, hessian_matrix_eigvals
 
 from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.extraction import DeviceError
-from napari_hrdv2.core.filters import SCALES, Scale, filter_grids
+from napari_hrdv2.core.filters import SCALES, Scale, _convolved, _summed, filter_grids
 from napari_hrdv2.core.tokens import Tokens
 from napari_hrdv2.core.upsample import dense_map, predicted, projected_maps, rows_at
 
@@ -190,3 +190,12 @@ def test_too_little_memory_is_told(make_extractor, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("napari_hrdv2.core.extraction.filter_grids", refuse)
     with pytest.raises(DeviceError, match="memory does not suffice"):
         make_extractor(passes=1, filters=True).extract(image_of())
+
+
+@pytest.mark.parametrize("axis", [-2, -1])
+def test_the_blur_of_a_gpu_is_that_of_a_cpu(axis: int) -> None:
+    images = torch.rand((3, 31, 40), generator=torch.Generator().manual_seed(0))
+    kernel = torch.tensor([0.05, 0.1, 0.2, 0.3])
+    torch.testing.assert_close(
+        _convolved(images, kernel, axis), _summed(images, kernel, axis), rtol=0, atol=1e-6
+    )

@@ -254,3 +254,23 @@ def test_channels_apart_are_of_planes_too(shape):
     for act in (stretch, levels_of):
         with pytest.raises(ImageError):
             act(np.zeros(shape), apart=True)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_is_counted_and_looked_up_is_what_is_computed(dtype: type, apart: bool) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.gamma(2, 20, (61, 47, 3)).clip(0, 255).astype(dtype)
+    slow = image.astype(np.int32)  # sorted, and computed pixel by pixel
+    percentiles = (1.3, 98.6)
+    np.testing.assert_allclose(
+        levels_of(image, percentiles, apart=apart),
+        levels_of(slow, percentiles, apart=apart),
+        rtol=1e-12,
+    )
+    np.testing.assert_allclose(
+        stretch(image, percentiles, apart=apart),
+        stretch(slow, percentiles, apart=apart),
+        rtol=0,
+        atol=1e-6,
+    )

@@ -65,6 +65,13 @@ def _backbone(weights: Weights, device: torch.device, dtype: torch.dtype) -> Vis
     return load_vit(weights).to(device, dtype)
 
 
+@lru_cache
+def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation (3, 1, 1); kept, as a GPU waits for what it is sent."""
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (_MEAN, _STD))
+    return mean, std
+
+
 class FeatureExtractor:
     """Computes the tokens of images.
 
@@ -285,7 +292,7 @@ class FeatureExtractor:
         if apart:
             images = images.flatten(0, 1)[:, None]
             moves = [one for one in moves for _ in range(channels)]
-        mean, std = (torch.tensor(v, device=self._device).view(3, 1, 1) for v in (_MEAN, _STD))
+        mean, std = _normalisation(self._device)
         images = (images - mean) / std
         blocks = math.ceil(self.settings.depth * self._vit.depth)
 

@@ -53,6 +53,22 @@ def stretch(
     pixels = _checked(image, apart)
     if levels is None:
         levels = levels_of(pixels, percentiles, apart=apart)
+    if _is_small(pixels.dtype):
+        # What becomes of a value is found once, and looked up.
+        values = np.arange(int(pixels.max()) + 1, dtype=pixels.dtype)
+        table = _stretched(values[:, None], levels)
+        columns = np.broadcast_to(table, (len(values), pixels.shape[-1])).T
+        looked_up = map(np.take, columns, np.moveaxis(pixels, -1, 0))
+        return np.stack(list(looked_up), -1)
+    return _stretched(pixels, levels)
+
+
+def _is_small(dtype: np.dtype[Any]) -> bool:
+    """Whether a type has so few values, from 0 on, that they can be counted."""
+    return dtype.kind == "u" and dtype.itemsize <= 2
+
+
+def _stretched(pixels: npt.NDArray[Any], levels: Levels) -> npt.NDArray[np.float32]:
     # Integers of 32 bits and more and doubles lose nothing that a percentile could show.
     values: npt.NDArray[np.floating] = pixels.astype(
         np.float32 if pixels.dtype.itemsize <= 2 else np.float64
@@ -104,9 +120,26 @@ def _levels(
     if known.size == 0:
         raise ImageError("the image has no finite pixel: it is all NaN or infinite")
     # An evenly spaced sample of millions gives the same percentiles to a grey level.
-    sample = known[:: max(1, known.size // _SAMPLE)].astype(np.float64)
-    low, high = np.percentile(sample, percentiles)
+    sample = known[:: max(1, known.size // _SAMPLE)]
+    if _is_small(sample.dtype):
+        low, high = _counted_percentiles(sample, percentiles)
+    else:
+        low, high = np.percentile(sample.astype(np.float64), percentiles)
     return (low, high) if high > low else (known.min(), known.max())
+
+
+def _counted_percentiles(
+    sample: npt.NDArray[np.unsignedinteger[Any]], percentiles: tuple[float, float]
+) -> npt.NDArray[np.float64]:
+    """Percentiles as NumPy's, of few different values: these are counted, not sorted."""
+    ends = np.bincount(sample).cumsum()
+    ranks = np.array(percentiles) / 100 * (len(sample) - 1)
+    below = np.floor(ranks)
+    first, second = (
+        np.searchsorted(ends, one, "right").astype(np.float64) for one in (below, np.ceil(ranks))
+    )
+    between: npt.NDArray[np.float64] = first + (ranks - below) * (second - first)
+    return between
 
 
 def _checked(image: npt.ArrayLike, apart: bool) -> npt.NDArray[Any]:

@@ -173,6 +173,7 @@ class VisionTransformer(nn.Module):
         if position_offset is None:
             position_offset = 0.0 if "register_tokens" in state else 0.1
         self._position_offset = position_offset
+        self._grid: tuple[tuple[int, int, torch.device, torch.dtype], Tensor] | None = None
         dim, channels, patch, _ = state["patch_embed.proj.weight"].shape
         self.patch, self.dim = patch, dim
         self.patch_embed = _PatchEmbed(dim, channels, patch, "patch_embed.proj.bias" in state)
@@ -296,30 +297,35 @@ class VisionTransformer(nn.Module):
         x = F.conv2d(images, proj.weight, proj.bias, stride=stride)
         ny, nx = x.shape[-2:]
         x = x.flatten(2).transpose(1, 2)
-        side, own = self._positions()
-        # On the CPU: not every device resamples, and so all of them agree.
-        pos = self.pos_embed.float().cpu()
-        grid = self._resampled(pos[:, own:], side, ny, nx)
+        grid = self._resampled(ny, nx).to(x)
         if moves:
             square = grid.reshape(ny, nx, -1)
             by = [(-int(y * ny), -int(x * nx)) for y, x in moves]
             grid = torch.stack([square.roll(one, (0, 1)).flatten(0, 1) for one in by])
-        x = x + grid.to(x)
+        x = x + grid
         start = torch.cat(self._prefix(), 1)
-        start = start + F.pad(pos[:, :own], (0, 0, 0, start.shape[1] - own)).to(start)
+        positions = self.pos_embed[:, : self._positions()[1]]
+        start = start + F.pad(positions, (0, 0, 0, start.shape[1] - positions.shape[1]))
         return torch.cat([start.expand(len(x), -1, -1), x], 1), ny, nx
 
-    def _resampled(self, pos: Tensor, side: int, ny: int, nx: int) -> Tensor:
+    def _resampled(self, ny: int, nx: int) -> Tensor:
+        """Positions (1, ny * nx, dim) of a token grid, kept until another one is asked for."""
+        pos = self.pos_embed
+        side, own = self._positions()
         if (ny, nx) == (side, side):
-            return pos
-        grid = pos.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-        antialias = self.register_tokens is not None
-        if offset := self._position_offset:
-            scale = ((ny + offset) / side, (nx + offset) / side)
-            grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=antialias)
-        else:
-            grid = F.interpolate(grid, size=(ny, nx), mode="bicubic", antialias=antialias)
-        return grid.flatten(2).transpose(1, 2)
+            return pos[:, own:]
+        key = (ny, nx, pos.device, pos.dtype)
+        if self._grid is None or self._grid[0] != key:
+            # On the CPU: not every device resamples, and so all of them agree.
+            grid = pos[:, own:].float().cpu().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+            antialias = self.register_tokens is not None
+            if offset := self._position_offset:
+                scale = ((ny + offset) / side, (nx + offset) / side)
+                grid = F.interpolate(grid, scale_factor=scale, mode="bicubic", antialias=antialias)
+            else:
+                grid = F.interpolate(grid, size=(ny, nx), mode="bicubic", antialias=antialias)
+            self._grid = key, grid.flatten(2).transpose(1, 2).to(pos)
+        return self._grid[1]
 
     @torch.no_grad()
     def forward(
