@@ -126,6 +126,10 @@ def naive(
         anywhere.append(one[np.ix_(*at)].reshape(-1, one.shape[-1]))
     mean, scale = x.mean(0), np.maximum(x.std(0), np.concatenate(anywhere).std(0))
     factors = np.where(np.arange(x.shape[1]) < TOKENS, 0.3, 1.0)
+    # Gradient, structure tensor and deviation at three scales, after the intensity itself.
+    factors[
+        [k for k in range(TOKENS + 1, len(factors)) if (k - TOKENS - 1) % 9 in (2, 6, 7, 8)]
+    ] = 0.3
     standardised = FunctionTransformer(lambda rows: (rows - mean) / scale * factors)
     return make_pipeline(standardised, last).fit(x.astype(np.float64), y)
 
@@ -173,7 +177,7 @@ def test_equals_a_pipeline_on_dense_features(
 def test_fit_stops_early_enough_to_make_no_difference(tokens):
     exact = naive("logistic", [dense_map(tokens)], [strokes_of()], tol=1e-8)
     rows = dense_map(tokens).reshape(-1, ALL).astype(np.float64)
-    model = PixelClassifier().fit(tokens, strokes_of())
+    model = PixelClassifier(C=0.03, emphasis=0.3).fit(tokens, strokes_of())
     found = model.predict_proba(tokens).reshape(-1, 3)
     np.testing.assert_allclose(found, exact.predict_proba(rows), atol=0.03)
     assert (model.predict(tokens).ravel() == exact.predict(rows)).mean() > 0.99

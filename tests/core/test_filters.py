@@ -199,3 +199,20 @@ def test_the_blur_of_a_gpu_is_that_of_a_cpu(axis: int) -> None:
     torch.testing.assert_close(
         _convolved(images, kernel, axis), _summed(images, kernel, axis), rtol=0, atol=1e-6
     )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_filters_of_edges_are_the_same_on_both_sides_and_count_less(channels: int) -> None:
+    """On a step, a filter of edges cannot tell the sides apart; flags of all channels say so."""
+    image = torch.zeros((channels, 64, 64))
+    image[:, :, 32:] = torch.tensor([0.9, 0.6, 0.3][:channels])[:, None, None]
+    grids = filter_grids(image)
+    for grid in grids:
+        assert len(grid.edges) == grid.channels
+        middle = grid.data[0, grid.data.shape[1] // 2].float()
+        nx = len(middle)
+        sides = middle[nx // 2 - 1], middle[nx // 2]
+        differs = (sides[0] - sides[1]).abs() > 0.02
+        assert not differs[torch.tensor(grid.edges)].any()
+        assert grid.crop((slice(8, 40), slice(16, 48))).edges == grid.edges
+    assert sum(sum(grid.edges) for grid in grids) == 3 * (4 if channels == 1 else 4 + 2 * 2)

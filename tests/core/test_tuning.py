@@ -24,7 +24,7 @@ def training_of(*, informative: str, seed: int = 0, strokes: int = STROKES) -> T
         0.5 if informative == "tokens" else 1
     )
     features = (x[stroke] + rng.normal(0, 0.1, (len(stroke), x.shape[1]))).astype(np.float32)
-    return Training(features, label, features, TOKENS, lambda: stroke)
+    return Training(features, label, features, TOKENS, np.ones(FILTERS), lambda: stroke)
 
 
 fitted = PixelClassifier()._fitted
@@ -53,7 +53,12 @@ def test_single_strokes_say_nothing() -> None:
 def test_features_of_one_family_have_nothing_to_balance() -> None:
     some = training_of(informative="tokens")
     alone = Training(
-        some.features[:, :TOKENS], some.labels, some.anywhere[:, :TOKENS], TOKENS, some.number
+        some.features[:, :TOKENS],
+        some.labels,
+        some.anywhere[:, :TOKENS],
+        TOKENS,
+        np.ones(0),
+        some.number,
     )
     assert choose(alone, fitted) == DEFAULT
 
@@ -67,6 +72,7 @@ def test_strokes_are_held_out_whole_and_never_all_of_a_class() -> None:
         np.concatenate([some.labels, np.full(PIXELS, 3)]),
         some.anywhere,
         TOKENS,
+        np.ones(FILTERS),
         lambda: np.concatenate([some.strokes, lone]),
     )
     folds = _folds(whole)

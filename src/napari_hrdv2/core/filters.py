@@ -37,6 +37,9 @@ class Scale(NamedTuple):
 
 
 SCALES = (Scale(1, 1.0), Scale(1, 2.0), Scale(2, 2.0))
+# Which of the responses tell that there is an edge, but not which side of it a pixel is on.
+_EDGES = (False, False, True, False, False, False, True, True, True)
+_EDGES_OF_COLOURS = (False, True, True)
 # Beyond, a Gaussian has less than a hundredth of its weight.
 _REACH = 3.0
 # Rows that are filtered together on a CPU.
@@ -80,7 +83,10 @@ def filter_grids(
             data = _channels(sampled, stride, every=k == 0, on_step=on_step)
             ny, nx = sampled.shape[-2:]
             lattices = (Lattice(stride / 2, stride, ny), Lattice(stride / 2, stride, nx))
-            grids.append(Grid(data.permute(1, 2, 0)[None], (lattices,), shape))
+            scales = sum(scale.stride == stride for scale in SCALES)
+            flags = [False] * (stride == 1) + [*(_EDGES_OF_COLOURS if k else _EDGES)] * scales
+            edges = tuple(flag for flag in flags for _ in plane)
+            grids.append(Grid(data.permute(1, 2, 0)[None], (lattices,), shape, edges=edges))
     return tuple(grids)
 
 

@@ -19,6 +19,9 @@ from .upsample import rows_at
 _ANYWHERE = 32
 # Of these, how many are looked at together.
 _TOGETHER = 128
+# Factor of filters that tell of edges. People keep strokes of one class away from edges, and run
+# those of the other along them: such filters then give all edges to the other.
+_EDGES = 0.3
 
 
 class StrokeRows:
@@ -100,6 +103,8 @@ class Training:
         (m, C) of float32, features of pixels spread evenly over the images.
     own
         How many of the C features are the tokens'; filters' follow.
+    factors
+        (C - own,) of float: what the filters' standardised features are multiplied by.
     number
         Finds :attr:`strokes`, which few ask for.
     """
@@ -108,6 +113,7 @@ class Training:
     labels: npt.NDArray[np.integer]
     anywhere: npt.NDArray[np.float32]
     own: int
+    factors: npt.NDArray[np.floating]
     number: Callable[[], npt.NDArray[np.integer]]
 
     @classmethod
@@ -141,8 +147,10 @@ class Training:
             found: npt.NDArray[np.integer] = connected(strokes).ravel()[index]
             return found
 
+        edges = [np.array(grid.edges or [False] * grid.channels) for grid in tokens.filters]
+        factors = np.where(np.concatenate([np.empty(0, bool), *edges]), _EDGES, 1.0)
         own = tokens.data.shape[-1]
-        return cls(rows.at(tokens, index), labels, rows.anywhere(tokens), own, number)
+        return cls(rows.at(tokens, index), labels, rows.anywhere(tokens), own, factors, number)
 
     @classmethod
     def join(cls, parts: Sequence[Training], max_pixels: int) -> Training:
@@ -162,6 +170,7 @@ class Training:
             np.concatenate([part.labels for part in parts]),
             _together([part.anywhere for part in parts]),
             parts[0].own,
+            max((part.factors for part in parts), key=len),
             number,
         )
         kept = thinned(whole.labels, max_pixels)
@@ -174,6 +183,7 @@ class Training:
             self.labels[pixels],
             self.anywhere,
             self.own,
+            self.factors,
             lambda: self.strokes[pixels],
         )
 
@@ -189,7 +199,7 @@ class Training:
     def scaling(self, emphasis: float) -> Scaling:
         """What standardises the features, the tokens' times a factor."""
         mean, scale = self._scaling
-        factors = np.where(np.arange(len(scale)) < self.own, emphasis, 1.0)
+        factors = np.concatenate([np.full(self.own, emphasis), self.factors])
         return Scaling(mean, scale / factors)
 
 

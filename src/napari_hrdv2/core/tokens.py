@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -27,12 +27,16 @@ class Grid:
         (h, w) of the image in pixels.
     kernel
         Interpolation between them.
+    edges
+        For each channel, whether it tells that there is an edge, but not which side of it a
+        pixel is on; none where empty.
     """
 
     data: torch.Tensor
     lattices: tuple[tuple[AxisLattice, AxisLattice], ...]
     image_shape: tuple[int, int]
     kernel: Kernel = "bilinear"
+    edges: tuple[bool, ...] = ()
 
     @property
     def channels(self) -> int:
@@ -58,7 +62,9 @@ class Grid:
         shape = (region[0].stop - region[0].start, region[1].stop - region[1].start)
         # Of a single pass nothing is copied.
         data = torch.stack(pieces) if len(pieces) > 1 else pieces[0][None]
-        return Grid(data, tuple(zip(*lattices, strict=True)), shape, self.kernel)
+        return replace(
+            self, data=data, lattices=tuple(zip(*lattices, strict=True)), image_shape=shape
+        )
 
 
 def _taken(data: torch.Tensor, parts: Sequence[slice], axis: int) -> torch.Tensor:

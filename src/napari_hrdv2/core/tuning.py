@@ -2,9 +2,8 @@
 
 Held out are whole strokes, never pixels, whose neighbours would tell everything about them. But
 people draw strokes where things are clear, so that few of them say little about the rest: what is
-good on most images is left only where another choice is better by more than half the standard error
-of the difference (after Breiman et al., Classification and Regression Trees, 1984, chapter 3, whose
-whole standard error left too much where it was).
+good on most images is left only where another choice is better by more than the standard error of
+the difference (after Breiman et al., Classification and Regression Trees, 1984, chapter 3).
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ class Choice(NamedTuple):
     emphasis: float
 
 
-DEFAULT = Choice(0.03, 0.3)
-# The tokens are penalised alike, the filters ten times more, or less, than by default.
-CHOICES = (DEFAULT, Choice(0.003, 1.0), Choice(0.3, 0.1))
+DEFAULT = Choice(0.1, 0.17)
+# The tokens are penalised alike, the filters much more, or less, than by default.
+CHOICES = (DEFAULT, Choice(0.003, 1.0), Choice(1.0, 0.055))
 _FOLDS = 4
 # Of more painted pixels the time to choose would grow, not what they say.
 _PIXELS = 2000
 # Standard deviation of the scores whose loss is compared, and the standard errors to be beaten.
-_SPREAD, _ERRORS = 3.0, 0.5
+_SPREAD, _ERRORS = 3.0, 1.0
 
 Fitted = Callable[[Training, Choice], Start]
 
