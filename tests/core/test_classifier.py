@@ -129,7 +129,7 @@ def naive(
     # Gradient, structure tensor and deviation at three scales, after the intensity itself.
     factors[
         [k for k in range(TOKENS + 1, len(factors)) if (k - TOKENS - 1) % 9 in (2, 6, 7, 8)]
-    ] = 0.3
+    ] = 0.4
     standardised = FunctionTransformer(lambda rows: (rows - mean) / scale * factors)
     return make_pipeline(standardised, last).fit(x.astype(np.float64), y)
 

@@ -21,7 +21,7 @@ _ANYWHERE = 32
 _TOGETHER = 128
 # Factor of filters that tell of edges. People keep strokes of one class away from edges, and run
 # those of the other along them: such filters then give all edges to the other.
-_EDGES = 0.3
+_EDGES = 0.4
 
 
 class StrokeRows:

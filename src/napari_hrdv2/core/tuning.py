@@ -37,7 +37,7 @@ class Choice(NamedTuple):
 
 DEFAULT = Choice(0.1, 0.17)
 # The tokens are penalised alike, the filters much more, or less, than by default.
-CHOICES = (DEFAULT, Choice(0.003, 1.0), Choice(1.0, 0.055))
+CHOICES = (DEFAULT, Choice(0.01, 0.55), Choice(1.0, 0.055))
 _FOLDS = 4
 # Of more painted pixels the time to choose would grow, not what they say.
 _PIXELS = 2000
