@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +86,8 @@ class Program:
             )
         *_, h, w = shapes["features"]
         self._channels = shapes["features"][1]
+        found = self._session.get_outputs()[0].shape
+        self._gives = found[1] if found and len(found) == 4 else None
         self.size = (h, w) if isinstance(h, int) and isinstance(w, int) else None
 
     def __reduce__(self) -> tuple[type[Program], tuple[Path]]:
@@ -105,6 +106,10 @@ class Program:
                 f"backbone's have {count}: choose the backbone that it was trained with"
             )
         return ProgramFeatures(self, guide_of(image, tokens), tokens)
+
+    def channels(self, of_tokens: int) -> int:
+        """Features of a pixel, of tokens of so many channels: as many, unless the file says so."""
+        return self._gives if isinstance(self._gives, int) else of_tokens
 
     def run(self, block: Block) -> torch.Tensor:
         """Features of a block's pixels, (C', patch ny, patch nx) of float32.
@@ -125,6 +130,11 @@ class Program:
                 f"the upsampler {self.name} gives {shape}: features (1, C, H, W) are needed"
             )
         size = block.image.shape[-2:]
+        if shape[1] != self.channels(block.tokens.shape[1]):
+            raise HRDv2Error(
+                f"the upsampler {self.name} gives {shape[1]} channels of {block.tokens.shape[1]}, "
+                "which its file does not say"
+            )
         maps = torch.from_numpy(found).float()
         if shape[2:] != size:
             maps = F.interpolate(maps, size, mode="bilinear", align_corners=False)
@@ -161,8 +171,7 @@ class ProgramFeatures:
     @property
     def channels(self) -> int:
         """Features C' of a pixel."""
-        _, maps = next(self._blocks())
-        return len(maps)
+        return self.program.channels(self.tokens.data.shape[-1])
 
     def _blocks(self) -> Iterator[tuple[tuple[slice, slice], torch.Tensor]]:
         """Pixels and their features (C', rows, columns)."""
@@ -172,16 +181,13 @@ class ProgramFeatures:
 
     def rows(self, pixels: Pixels) -> Floats:
         """As :meth:`.PixelFeatures.rows`."""
-        found: Any = None
+        found = np.empty((len(pixels), self.channels), np.float32)
         for (y, x), maps in self._blocks():
-            if found is None:
-                found = np.empty((len(pixels), len(maps)), np.float32)
             inside = (y.start <= pixels[:, 0]) & (pixels[:, 0] < y.stop)
             inside &= (x.start <= pixels[:, 1]) & (pixels[:, 1] < x.stop)
             at = pixels[inside] - (y.start, x.start)
             found[inside] = maps[:, at[:, 0], at[:, 1]].T
-        whole: Floats = found
-        return whole
+        return found
 
     def maps(self, weight: Floats, bias: Floats | float = 0.0) -> Floats:
         """As :meth:`.PixelFeatures.maps`."""
