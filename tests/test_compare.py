@@ -100,13 +100,14 @@ def test_every_upsampler_is_compared(
     assert errors["reference"] == 0
     assert 0 < errors["strided"] < errors["nearest"] < 1
     table = capsys.readouterr().out
-    assert all(name in table for name in (*names, "MB", "IoU"))
+    assert all(name in table for name in (*names, "error", "IoU", "acc."))
     with Image.open(files / "out" / "upsamplers.png") as picture:
         pixels = np.asarray(picture)
     assert pixels.shape[2] == 3
     # An image, a reference and five upsamplers beside each other; three rows.
     assert pixels.shape[1] == 7 * (224 + 8) + 8
-    assert pixels.shape[0] == 40 + 3 * (149 + 8)
+    # 56 x 84 twice, and a part of 11 x 16.
+    assert pixels.shape[0] == 40 + 149 + 154 + 149 + 3 * 8
 
 
 def test_the_reference_itself_has_no_error(

@@ -22,13 +22,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage as ndi
-from skimage.color import label2rgb
 from skimage.measure import label as connected
 from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from ._picture import viridis
-from .core.base import check_strokes, default_class
+from .core.base import default_class
 from .core.classifier import PixelClassifier
 from .core.errors import HRDv2Error, StrokesError
 from .core.explore import PrincipalComponents
@@ -521,9 +520,10 @@ def _drawn(grey: npt.NDArray[np.floating], task: Task | None) -> npt.NDArray[np.
     """The image with the labels of a task."""
     if task is None:
         return None
-    labels = check_strokes(task.shown, (grey.shape[0], grey.shape[1]))
-    palette = [default_class(int(k)).colour[:3] for k in np.unique(labels[labels > 0])]
-    drawn: npt.NDArray[np.floating] = label2rgb(labels, grey, palette, alpha=0.7, bg_label=0)
+    drawn: npt.NDArray[np.floating] = grey.copy()
+    for k in np.unique(task.shown[task.shown > 0]).tolist():
+        colour, mask = np.array(default_class(k).colour[:3]), task.shown == k
+        drawn[mask] = 0.25 * drawn[mask] + 0.75 * colour
     return drawn
 
 
