@@ -517,10 +517,10 @@ def _part(colours: Floats) -> tuple[slice, slice]:
 
 
 def _drawn(grey: npt.NDArray[np.floating], task: Task | None) -> npt.NDArray[np.floating] | None:
-    """The image with the labels of a task."""
+    """The image without its colours, and the labels of a task on it."""
     if task is None:
         return None
-    drawn: npt.NDArray[np.floating] = grey.copy()
+    drawn: npt.NDArray[np.floating] = np.repeat(grey.mean(-1, keepdims=True), 3, -1)
     for k in np.unique(task.shown[task.shown > 0]).tolist():
         colour, mask = np.array(default_class(k).colour[:3]), task.shown == k
         drawn[mask] = 0.25 * drawn[mask] + 0.75 * colour
