@@ -384,11 +384,12 @@ def _of_timm(model: str, weights: str | os.PathLike[str] | None, download: bool)
     return Weights(model, path, _identity(digest, "timm", normalisation))
 
 
-def _trust(name: str, digest: str, record: Path) -> None:
+def _trust(name: str, digest: str, record: Path, *, is_told: bool = True) -> None:
     """Trust weights at their first use, and refuse others from then on."""
     first = record.read_text().strip() if record.is_file() else None
     if first is None:
-        _tell_trust(f"{name} is trusted from now on, and another file refused", digest)
+        if is_told:
+            _tell_trust(f"{name} is trusted from now on, and another file refused", digest)
         with replacing(record) as whole:
             whole.write_text(digest)
     elif digest != first:
@@ -429,7 +430,7 @@ def _fetch(entry: Entry, progress: Progress | None, download: bool) -> Weights:
         if len(entry.sha256) < _DIGITS:
             # Where one must log in first, hosts answer with a page: that is not to be trusted.
             load_vit(Weights(entry.name, whole, digest))
-            _trust(entry.name, digest, _record(path))
+            _trust(entry.name, digest, _record(path), is_told=not entry.sha256)
     return _weights(entry, path, digest)
 
 
