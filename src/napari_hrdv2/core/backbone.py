@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from .vit import Facets
@@ -58,6 +58,9 @@ class Backbone(Protocol):
 
     def to(self, device: torch.device, dtype: torch.dtype, /) -> Self:
         """The same, elsewhere and in another precision."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What was learned."""
 
     def __call__(
         self,
