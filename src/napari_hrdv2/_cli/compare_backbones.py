@@ -135,13 +135,13 @@ def backbones(
 
 def _print(comparison: BackboneComparison, console: Console) -> None:
     """Print what was found as a table."""
-    from rich.box import SIMPLE
     from rich.table import Table
 
     h, w = comparison.shape
     # Narrow, as columns that have no room in a terminal are not shown at all.
-    table = Table(title=escape(f"{comparison.image}, {h} x {w}"), box=SIMPLE, pad_edge=False)
-    table.add_column("backbone", overflow="fold", min_width=14)
+    title = escape(f"{comparison.image}, {h} x {w}")
+    table = Table(title=title, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("backbone", overflow="fold", min_width=12)
     columns = ("patch", "stride", "chan.", "par., M", "pass, s", "peak, MB", "mean IoU", "acc.")
     has_probe = comparison.probe is not None
     for name in columns if has_probe else columns[:-2]:
