@@ -346,6 +346,9 @@ def test_own_file_is_known_by_what_was_recorded(unknown, tmp_path, monkeypatch):
     path.write_bytes(CONTENT)
     for model in ("auto", UNKNOWN):
         assert find(model, path) == (UNKNOWN, path, sha256(CONTENT))
+    # A model that was saved before it was recorded knows it by another name.
+    before = f"custom:{sha256(CONTENT)[:12]}"
+    assert find(before, path) == (before, path, sha256(CONTENT))
     path.write_bytes(OTHER)
     with pytest.raises(HashMismatchError, match=rf"that of {UNKNOWN} is {sha256(CONTENT)}"):
         find(UNKNOWN, path)
