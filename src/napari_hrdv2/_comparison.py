@@ -22,13 +22,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict, Field
 from scipy import ndimage as ndi
-from skimage.color import label2rgb
 from skimage.measure import label as connected
 from sklearn.linear_model import Ridge
 from sklearn.metrics import accuracy_score, jaccard_score
 
 from ._picture import viridis
-from .core.base import check_strokes, default_class
+from .core.base import default_class
 from .core.classifier import PixelClassifier
 from .core.errors import HRDv2Error, StrokesError
 from .core.explore import PrincipalComponents
@@ -483,19 +482,23 @@ def picture(
         about = f"{seconds:.1f} s" if k == 0 else f"{seconds:.1f} s, error {score.error:.2f}"
         errors = None if k == 0 else viridis(one.errors) / 255
         columns.append((score.name, about, [one.colours, one.colours[part], errors]))
+    drawn = [[None if one is None else _fitted(one) for one in some] for *_, some in columns]
+    heights = [
+        max(one.height for one in row if one) for row in zip(*drawn, strict=True) if any(row)
+    ]
+    tops = [_TEXT_PX, *(_TEXT_PX + np.cumsum(np.add(heights, _GAP_PX))).tolist()]
     across = _SIDE_PX + _GAP_PX
-    size = (len(columns) * across + _GAP_PX, _TEXT_PX + 3 * across)
-    canvas = Image.new("RGB", size, "white")
+    canvas = Image.new("RGB", (len(columns) * across + _GAP_PX, tops[-1]), "white")
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(14)
-    for k, (title, about, pictures) in enumerate(columns):
+    for k, (title, about, _) in enumerate(columns):
         left = _GAP_PX + k * across
         while draw.textlength(title, font) > _SIDE_PX:
             title = title[:-1]
         draw.text((left, 3), title, "black", font)
         draw.text((left, 20), about, "black", font)
-        for row, panel in enumerate(pictures):
+        for top, panel in zip(tops, drawn[k], strict=False):
             if panel is not None:
-                canvas.paste(_fitted(panel), (left, _TEXT_PX + row * across))
+                canvas.paste(panel, (left, top))
     return canvas
 
 
@@ -517,9 +520,10 @@ def _drawn(grey: npt.NDArray[np.floating], task: Task | None) -> npt.NDArray[np.
     """The image with the labels of a task."""
     if task is None:
         return None
-    labels = check_strokes(task.shown, (grey.shape[0], grey.shape[1]))
-    palette = [default_class(int(k)).colour[:3] for k in np.unique(labels[labels > 0])]
-    drawn: npt.NDArray[np.floating] = label2rgb(labels, grey, palette, alpha=0.7, bg_label=0)
+    drawn: npt.NDArray[np.floating] = grey.copy()
+    for k in np.unique(task.shown[task.shown > 0]).tolist():
+        colour, mask = np.array(default_class(k).colour[:3]), task.shown == k
+        drawn[mask] = 0.25 * drawn[mask] + 0.75 * colour
     return drawn
 
 

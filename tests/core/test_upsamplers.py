@@ -231,7 +231,8 @@ def test_blocks_answer_for_every_pixel_once(rng, size, windows):
     x: AxisLattice = Lattice(2, 4, 5)
     if windows:
         x = Joined((Lattice(2, 4, 3), Lattice(9, 4, 3)), (10, 19))
-    vectors = rng.normal(size=(1, 4, x.size, 2))
+    vectors = np.empty((1, 4, x.size, 2))
+    vectors[0] = np.stack(np.mgrid[:4, : x.size], -1)
     tokens = Tokens(torch.from_numpy(vectors).float(), ((Lattice(2, 4, 4), x),), (14, 19), SETTINGS)
     if windows and size == (4, 5):
         size = (4, 3)
@@ -239,9 +240,16 @@ def test_blocks_answer_for_every_pixel_once(rng, size, windows):
     expected = (stretch(image) - MEAN) / STD
     for block in blocks(guide_of(image, tokens), tokens, size):
         seen[block.pixels] += 1
-        y, x_ = block.inner
-        shown = block.image[0, :, y, x_].permute(1, 2, 0).numpy()
+        inner = np.s_[0, :, *block.inner]
+        shown = block.image[inner].permute(1, 2, 0).numpy()
         np.testing.assert_allclose(shown, expected[block.pixels], atol=1e-5)
+        # The second window's patches begin at 7 px, with the fourth token.
+        rows, columns = (np.arange(one.start, one.stop) for one in block.pixels)
+        second = windows and columns[0] >= 10
+        columns = 3 + (columns - 7) // PATCH if second else columns // PATCH
+        own = block.tokens.numpy().repeat(PATCH, 2).repeat(PATCH, 3)[inner]
+        np.testing.assert_array_equal(own[0], np.broadcast_to(rows[:, None] // PATCH, own[0].shape))
+        np.testing.assert_array_equal(own[1], np.broadcast_to(columns, own[1].shape))
         if size is not None:
             assert block.tokens.shape[2:] == size
         assert block.image.shape[2:] == tuple(PATCH * n for n in block.tokens.shape[2:])

@@ -126,12 +126,15 @@ def upsamplers(
 
 def _print(comparison: Comparison, console: Console) -> None:
     """Print what was found as a table."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     h, w = comparison.shape
-    table = Table(title=f"{comparison.image}, {h} x {w}, {comparison.settings.model}")
-    table.add_column("upsampler")
-    columns = ("passes", "stride", "tokens, s", "maps, s", "peak, MB", "error", "mean IoU", "acc.")
+    title = f"{comparison.image}, {h} x {w}, {comparison.settings.model}"
+    # Where it goes to no terminal there are 80 columns.
+    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table.add_column("upsampler", no_wrap=True, min_width=10)
+    columns = ("passes", "stride", "tokens s", "maps s", "peak MB", "error", "mean IoU", "acc.")
     has_probe = comparison.probe is not None
     for name in columns if has_probe else columns[:-2]:
         table.add_column(name, justify="right")

@@ -34,14 +34,11 @@ class Kind(NamedTuple):
     ----------
     make
         Makes one from what stands after the colon, if anything.
-    description
-        What it is, for people.
     wants_file
-        Whether a file must be named.
+        Whether that is a file, without which there is none.
     """
 
     make: Callable[[str | None], Upsampler]
-    description: str
     wants_file: bool = False
 
 
@@ -71,32 +68,13 @@ def _shifts(text: str | None) -> Upsampler:
 
 #: The kinds of upsamplers by name.
 UPSAMPLERS: Mapping[str, Kind] = {
-    "nearest": Kind(
-        lambda text: _plain(text, InterpolatedPasses("nearest", "nearest")),
-        "one pass, every pixel has the nearest token",
-    ),
-    "bilinear": Kind(
-        lambda text: _plain(text, InterpolatedPasses("bilinear")),
-        "one pass, interpolated between tokens",
-    ),
-    "strided": Kind(
-        _strided, "one pass with tokens PX pixels apart (strided:PX), by default half a patch"
-    ),
-    "shifts": Kind(_shifts, "N passes over shifted images (shifts:N), by default 4"),
-    "guided": Kind(
-        lambda text: _plain(text, JointBilateral()),
-        "one pass, spread where the image is alike (joint bilateral)",
-    ),
-    "featup": Kind(
-        lambda text: FeatUp.load(Path(text or "")),
-        "FeatUp's learned joint bilateral stack, from its checkpoint (featup:FILE)",
-        wants_file=True,
-    ),
-    "onnx": Kind(
-        lambda text: Program(Path(text or "")),
-        "any learned upsampler, exported to ONNX (onnx:FILE)",
-        wants_file=True,
-    ),
+    "nearest": Kind(lambda text: _plain(text, InterpolatedPasses("nearest", "nearest"))),
+    "bilinear": Kind(lambda text: _plain(text, InterpolatedPasses("bilinear"))),
+    "strided": Kind(_strided),
+    "shifts": Kind(_shifts),
+    "guided": Kind(lambda text: _plain(text, JointBilateral())),
+    "featup": Kind(lambda text: FeatUp.load(Path(text or "")), wants_file=True),
+    "onnx": Kind(lambda text: Program(Path(text or "")), wants_file=True),
 }
 
 
