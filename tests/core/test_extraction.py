@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from napari_hrdv2.core import devices
+from napari_hrdv2.core.backbone import IMAGENET
 from napari_hrdv2.core.errors import DeviceError, HRDv2Error, ImageError, WeightsError
 from napari_hrdv2.core.extraction import DeviceWarning, FeatureExtractor, make_settings
 from napari_hrdv2.core.settings import Settings
@@ -215,6 +216,7 @@ def overflowing(extractor: FeatureExtractor, monkeypatch, *, always: bool) -> li
         return torch.where(torch.arange(out.shape[-1]) == 3, torch.inf, out) if bad else out
 
     parts = {"__call__": staticmethod(run), "patch": 14, "dim": 128, "depth": 2}
+    parts["normalisation"] = IMAGENET
     fake = type("Fake", (), parts)()
     monkeypatch.setattr(FeatureExtractor, "_vit", fake)
     extractor._dtype = torch.float16

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from napari_hrdv2.core.backbone import HALVES, IMAGENET
 from napari_hrdv2.core.errors import ArchitectureError
 from napari_hrdv2.core.vit import VisionTransformer
 
@@ -218,6 +219,59 @@ def test_deit_with_its_distillation_token():
         x = naive_block(x, state, f"blocks.{i}.", 2)
     expected = norm(x, state, "norm")[2:].reshape(ny, nx, -1)
     torch.testing.assert_close(model(image)[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def dino_full(state: State) -> dict[str, object]:
+    """As DINO's training leaves it: the student beside the teacher, both with projection heads."""
+    head = {"head.mlp.0.weight": torch.zeros(3, 3), "head.last_layer.weight_v": torch.zeros(3, 3)}
+    return {
+        "student": {f"module.backbone.{k}": v + 1 for k, v in state.items()},
+        "teacher": {f"backbone.{k}": v for k, v in state.items()}
+        | {f"head.{k}": v for k, v in head.items()},
+        "optimizer": {"state": {}, "param_groups": []},
+        "epoch": 99,
+        "dino_loss": {"center": torch.zeros(1, 3)},
+    }
+
+
+CHECKPOINTS = {
+    "DINO, the backbone alone": (16, lambda s: s),
+    "DINO of small patches": (8, lambda s: s),
+    "DINO, all of its training": (16, dino_full),
+    "DeiT": (16, lambda s: {"model": s | {"head.weight": torch.ones(9, 128)}}),
+    "AugReg": (
+        16,
+        lambda s: (
+            s
+            | {"head.weight": torch.ones(21, 128), "head.bias": torch.ones(21)}
+            | {"fc_norm.weight": torch.ones(128), "fc_norm.bias": torch.ones(128)}
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+def test_published_checkpoints_in_small(kind, tmp_path):
+    """From the file, under the real names of parameters, to the naive transformer's tokens."""
+    patch, published = CHECKPOINTS[kind]
+    state = random_state(patch=patch, scale=False, side=14)
+    del state["mask_token"]
+    torch.save(published(state), tmp_path / "published.pth")
+    checkpoint = torch.load(tmp_path / "published.pth", weights_only=True)
+    model = VisionTransformer.from_state_dict(checkpoint)
+    assert (model.patch, model.dim, model.depth) == (patch, 128, 2)
+    assert {k for k, _ in model.named_parameters()} == set(state)
+    assert_same_tokens(model, state, strides=(patch, 5))
+
+
+def test_normalisation_is_the_backbones_own():
+    state = random_state(depth=1)
+    assert VisionTransformer.from_state_dict(state).normalisation == IMAGENET
+    other = VisionTransformer.from_state_dict(state, normalisation=HALVES)
+    assert other.normalisation == HALVES
+    # It tells what images are to be brought to; it does not do it.
+    image = image_of(28, 28)
+    assert torch.equal(other(image), VisionTransformer.from_state_dict(state)(image))
 
 
 def timm_registers(state: State, own: str) -> tuple[State, Callable[[Tensor], Tensor]]:

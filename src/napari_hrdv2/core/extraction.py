@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from . import devices
+from .backbone import Backbone, FacetBackbone, Normalisation
 from .cache import TokenStore, pass_key
 from .errors import (
     Cancelled,
@@ -35,14 +36,10 @@ from .settings import Settings
 from .tiles import Cut, Piece, whole
 from .tokens import Grid, Tokens
 from .transforms import Lattice, Share, Transform, cropped, join, token_count
-from .vit import FacetKind, VisionTransformer
-from .weights import Progress, Weights, find, load_vit
+from .vit import FacetKind
+from .weights import Progress, Weights, find, load_backbone
 
 Precision = Literal["auto", "float32"]
-
-# Of ImageNet, with which all these backbones were trained.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 NO_ROOM = (
     "the memory does not suffice for one pass over this image: crop it, shrink it, or use a larger "
@@ -60,15 +57,27 @@ class _Facet(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def _backbone(weights: Weights, device: torch.device, dtype: torch.dtype) -> VisionTransformer:
+def _backbone(weights: Weights, device: torch.device, dtype: torch.dtype) -> Backbone:
     """The last backbone used stays loaded: every window and command needs one at a time."""
-    return load_vit(weights).to(device, dtype)
+    return load_backbone(weights).to(device, dtype)
+
+
+def _with_facets(backbone: Backbone) -> FacetBackbone:
+    """A backbone, if its attention can be looked into."""
+    if not isinstance(backbone, FacetBackbone):
+        raise HRDv2Error(
+            "the attention, queries, keys and values of backbones named timm:NAME cannot be had: "
+            "choose another model"
+        )
+    return backbone
 
 
 @lru_cache
-def _normalisation(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _on_device(
+    normalisation: Normalisation, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and deviation (3, 1, 1); kept, as a GPU waits for what it is sent."""
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (_MEAN, _STD))
+    mean, std = (torch.tensor(one, device=device).view(3, 1, 1) for one in normalisation)
     return mean, std
 
 
@@ -138,12 +147,13 @@ class FeatureExtractor:
                 model=self.weights.name,
                 weights_sha256=self.weights.sha256,
                 patch=self._vit.patch,
+                moves_positions=self._vit.moves_positions,
             )
         except ValidationError as error:
             raise plain(error) from None
 
     @property
-    def _vit(self) -> VisionTransformer:
+    def _vit(self) -> Backbone:
         return _backbone(self.weights, self._device, self._dtype)
 
     @property
@@ -261,11 +271,11 @@ class FeatureExtractor:
         Raises
         ------
         HRDv2Error
-            If there is no such kind or block.
+            If there is no such kind or block, or the backbone shows none.
         ImageError, DeviceError, Cancelled
             As :meth:`passes`.
         """
-        depth = self._vit.depth
+        depth = _with_facets(self._vit).depth
         if kind not in get_args(FacetKind):
             raise HRDv2Error(f"a facet is one of {', '.join(get_args(FacetKind))}, not {kind!r}")
         if not -depth <= block < depth:
@@ -292,16 +302,17 @@ class FeatureExtractor:
         if apart:
             images = images.flatten(0, 1)[:, None]
             moves = [one for one in moves for _ in range(channels)]
-        mean, std = _normalisation(self._device)
+        mean, std = _on_device(self._vit.normalisation, self._device)
         images = (images - mean) / std
         blocks = math.ceil(self.settings.depth * self._vit.depth)
 
         def tokens_in(dtype: torch.dtype) -> torch.Tensor:
             vit, stride, seen = self._vit, self.settings.stride, images.to(dtype)
             if facet is None:
-                found: torch.Tensor = vit(seen, stride, on_block, blocks, moves)
+                found = vit(seen, stride, on_block, blocks, moves)
             else:
-                found = vit.facets(seen, facet.block, stride, on_block, moves).tokens(facet.kind)
+                facets = _with_facets(vit).facets(seen, facet.block, stride, on_block, moves)
+                found = facets.tokens(facet.kind)
             return found.to(self._store)
 
         tokens = tokens_in(self._dtype)
@@ -363,7 +374,8 @@ class _Passes:
             )
         apart = len(chosen) if settings.colours == "each" else 1
         vit = extractor._vit
-        own = vit.heads if facet is not None and facet.kind == "attention" else vit.dim
+        is_attention = facet is not None and facet.kind == "attention"
+        own = _with_facets(vit).heads if is_attention else vit.dim
         self._channels = own * max(1, apart)
         self._tile = whole(plane, settings) if piece.tile is None else piece.tile.inner()
         self._axes = tuple(

