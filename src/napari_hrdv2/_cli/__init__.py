@@ -11,6 +11,7 @@ import typer
 from .applying import apply
 from .counting import objects
 from .demo import demo
+from .evaluate import evaluate_app
 from .segmenting import segment, train
 from .shared import fail, stderr
 from .weights import fetch, list_weights, path
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="The backbones' weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+app.add_typer(evaluate_app, name="evaluate")
 for _command in (segment, train, apply, objects, demo):
     app.command()(_command)
 weights_app.command("list")(list_weights)
