@@ -101,18 +101,18 @@ def test_ids_as_in_the_hierarchy():
 def test_colours_are_learnt_without_a_mistake(data, tmp_path):
     _, document = finished(make(data, epochs=12), tmp_path / "out.json")
     summary = document["summary"]
-    assert summary["accuracy"] == 1
-    assert summary["mean_iou"] == 1
-    assert (summary["images_learnt_from"], summary["images_scored"]) == (5, 2)
-    assert [name for name in summary if name in CLASSES] == [
-        "animal-things",
-        "person-things",
-        "sky-stuff",
-        "water-stuff",
+    assert summary["pixel accuracy"] == 1
+    assert summary["mean IoU"] == 1
+    assert (summary["images learnt from"], summary["images scored"]) == (5, 2)
+    assert [name for name in summary if name.startswith("IoU ")] == [
+        "IoU animal-things",
+        "IoU person-things",
+        "IoU sky-stuff",
+        "IoU water-stuff",
     ]
     losses = [row["loss"] for row in document["rows"] if "loss" in row]
     assert losses[-1] < 0.1 * losses[0]
-    assert document["authors"]["figures"] == {"accuracy": 0.651, "mean_iou": 0.406}
+    assert document["authors"]["figures"] == {"pixel accuracy": 0.651, "mean IoU": 0.406}
 
 
 def test_mean_iou_of_planted_mistakes(data, tmp_path):
@@ -127,10 +127,10 @@ def test_mean_iou_of_planted_mistakes(data, tmp_path):
     _, document = finished(make(data, epochs=12), tmp_path / "out.json")
     summary = document["summary"]
     # 7 quarters are known, 6 right. Person: 1 of 2; cat: 1 of 2; sky: 2 of 2; water: 2 of 2.
-    assert summary["accuracy"] == pytest.approx(6 / 7)
-    assert summary["person-things"] == summary["animal-things"] == 0.5
-    assert summary["sky-stuff"] == summary["water-stuff"] == 1
-    assert summary["mean_iou"] == 0.75
+    assert summary["pixel accuracy"] == pytest.approx(6 / 7)
+    assert summary["IoU person-things"] == summary["IoU animal-things"] == 0.5
+    assert summary["IoU sky-stuff"] == summary["IoU water-stuff"] == 1
+    assert summary["mean IoU"] == 0.75
     first = next(row for row in document["rows"] if row["item"] == "000000000100")
     assert (first["accuracy"], first["pixels"]) == (pytest.approx(2 / 3), 3 * 16 * 16)
 
@@ -221,7 +221,7 @@ def test_lists_say_what_is_used(data, tmp_path):
     evaluation = make(data, curated="Coco164kFull_Stuff_Coarse_7", epochs=1)
     _, document = finished(evaluation, tmp_path / "out.json")
     assert [row["item"] for row in document["rows"]] == ["epoch 1, images 1 to 2", "000000000200"]
-    assert document["summary"]["images_learnt_from"] == 2
+    assert document["summary"]["images learnt from"] == 2
     with pytest.raises(DataSetError, match=r"train2017/Few\.txt is missing"):
         finished(make(data, curated="Few"), tmp_path / "few.json")
 
@@ -256,8 +256,8 @@ def test_broken_files_are_left_out_and_told(data, tmp_path):
     assert len(told) == 1
     assert [one.item for one in events if one.kind == "skipped"] == ["000000000100"]
     assert "annotations/val2017/000000000100.png" in document["skipped"][0]["why"]
-    assert document["summary"]["images_learnt_from"] == 4
-    assert document["summary"]["images_left_out"] == 1
+    assert document["summary"]["images learnt from"] == 4
+    assert document["summary"]["images left out"] == 1
     left_out = [name for row in document["rows"] for name in row.get("left_out", ())]
     assert left_out == ["000000000002"] * 3
 
@@ -291,5 +291,5 @@ def test_with_a_backbone(data, tmp_path, make_extractor):
         data=data, extractor=make_extractor(passes=2), side=28, epochs=2, chunk=4
     )
     _, document = finished(evaluation, tmp_path / "out.json")
-    assert 0 < document["summary"]["accuracy"] <= 1
+    assert 0 < document["summary"]["pixel accuracy"] <= 1
     assert document["settings"]["passes"] == 2

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,8 @@ from ..core.errors import HRDv2Error, ImageWarning
 from ..core.files import replacing
 from ..core.probe import UNKNOWN, LinearProbe
 from ..core.scores import Confusion, confusion_of
-from ..core.settings import Settings
 from ..core.tiles import Piece
-from ..core.tokens import Tokens
+from .features import Extractor
 from .layout import DataSetError, find_root, read_lines
 from .running import Authors, Evaluation, Row
 
@@ -85,17 +84,6 @@ COARSE_OF_FINE = _coarse_of_fine()
 #: The same of train ids, 0 to 170.
 COARSE_OF_TRAIN_ID = np.full(256, UNKNOWN)
 COARSE_OF_TRAIN_ID[: _FINE - len(_UNUSED)] = np.delete(COARSE_OF_FINE[:_FINE], _UNUSED)
-
-
-class Extractor(Protocol):
-    """What makes tokens, as :class:`.FeatureExtractor` does."""
-
-    @property
-    def settings(self) -> Settings:
-        """Resolved."""
-
-    def extract(self, image: Piece, *, store: TokenStore | None = None) -> Tokens:
-        """Tokens of an image."""
 
 
 @dataclass
@@ -168,7 +156,7 @@ class CocoProbe(Evaluation):
     @property
     def authors(self) -> Authors:
         """Of HR-Dv2, with DINOv2."""
-        return Authors("HR-Dv2, arXiv 2410.19836", {"accuracy": 0.651, "mean_iou": 0.406})
+        return Authors("HR-Dv2, arXiv 2410.19836", {"pixel accuracy": 0.651, "mean IoU": 0.406})
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -384,13 +372,13 @@ class CocoProbe(Evaluation):
             raise DataSetError(f"no image of {_VAL} holds a labelled pixel of the 27 classes")
         by_class = zip(CLASSES, confusion.iou.tolist(), strict=True)
         return {
-            "accuracy": confusion.accuracy,
-            "mean_iou": confusion.mean_iou,
-            "images_scored": len(scored),
-            "images_learnt_from": sum(row["images"] for row in trained) // self.epochs,
-            "images_left_out": sum(len(row["left_out"]) for row in trained) // self.epochs,
-            "last_loss": trained[-1]["loss"],
-            **{name: value for name, value in by_class if not np.isnan(value)},
+            "pixel accuracy": confusion.accuracy,
+            "mean IoU": confusion.mean_iou,
+            "images scored": len(scored),
+            "images learnt from": sum(row["images"] for row in trained) // self.epochs,
+            "images left out": sum(len(row["left_out"]) for row in trained) // self.epochs,
+            "loss at the end": trained[-1]["loss"],
+            **{f"IoU {name}": value for name, value in by_class if not np.isnan(value)},
         }
 
 

@@ -96,12 +96,24 @@ def mean_iou(truth: Labels, found: Labels) -> float:
     float
         In [0, 1]; NaN where nothing is known.
     """
-    return Confusion(_known_confusion(truth, found)).mean_iou
+    return of_labels(truth, found)[1].mean_iou
 
 
-def _known_confusion(truth: Labels, found: Labels) -> npt.NDArray[np.int64]:
+def of_labels(truth: Labels, found: Labels) -> tuple[npt.NDArray[np.integer], Confusion]:
+    """Count the pixels whose truth is known.
+
+    Parameters
+    ----------
+    truth, found
+        As for :func:`mean_iou`.
+
+    Returns
+    -------
+    tuple
+        The labels in either (K,), ascending, and the pixels of each by what they were taken for.
+    """
     known = truth > 0
     truth, found = truth[known], found[known]
-    _, index = np.unique(np.concatenate([truth, found]), return_inverse=True)
-    a, b = np.split(index, 2)
-    return confusion_of(a, b, int(index.max(initial=-1)) + 1)
+    labels, index = np.unique(np.concatenate([truth, found]), return_inverse=True)
+    one, other = np.split(index, 2)
+    return labels, Confusion(confusion_of(one, other, len(labels)))
