@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
-from napari_hrdv2._evaluate import Authors, DataSetError, Document, Evaluation, Event, Row, run
+from napari_hrdv2._evaluate import Authors, DataSetError, Evaluation, Row, run
 from napari_hrdv2.core.errors import HRDv2Error
+
+from .helpers import finish
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,15 +62,6 @@ def folder(tmp_path: Path) -> Path:
     for item, text in zip("abcde", ("x", "yy", "zzzz", "", "vvvvv"), strict=True):
         (tmp_path / "data" / f"{item}.txt").write_text(text)
     return tmp_path / "data"
-
-
-def finish(evaluation: Evaluation, output: Path, **options: bool) -> tuple[list[Event], Document]:
-    events, job = [], run(evaluation, output, **options)
-    while True:
-        try:
-            events.append(next(job))
-        except StopIteration as end:
-            return events, end.value
 
 
 def test_results_hold_rows_figures_and_whose_they_are(folder: Path, tmp_path: Path) -> None:

@@ -5,17 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .shared import fail, stderr
+from .options import (
+    Crf,
+    Device,
+    Guided,
+    Majority,
+    MinSize,
+    Model,
+    Passes,
+    Scale,
+    Stride,
+    WeightsFile,
+)
+from .shared import fail, make_extractor, stderr
 
 if TYPE_CHECKING:
     from .._evaluate import Document, Evaluation
+    from .._evaluate.layout import DataSet
+
+    _D = TypeVar("_D", bound=DataSet)
 
 evaluate_app = typer.Typer(
     help="Score what is done without labels, and with few, on public data sets in their own "
@@ -29,8 +44,20 @@ Output = Annotated[
 ]
 Limit = Annotated[
     int | None,
-    typer.Option(min=1, help="Take the first so many images only.", show_default=False),
+    typer.Option(min=1, help="Measure the first so many only.", show_default=False),
 ]
+Kind = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        help="What the foreground is: attention, clusters that the class token looks at; or "
+        "component, a side of the first principal component.",
+    ),
+]
+Clusters = Annotated[
+    int, typer.Option(min=1, help="Clusters of an image, or of a group, for attention.")
+]
+CubSplit = Annotated[str, typer.Option(help="Images of CUB: test, train or all.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Begin anew where there are results already.")
 ]
@@ -40,6 +67,12 @@ SkipMissing = Annotated[
         "--skip-missing", help="Leave out what lacks a file, rather than refuse the data set."
     ),
 ]
+
+
+def opened(data: _D) -> _D:
+    """A data set whose folders and lists are there, told before weights are downloaded."""
+    assert data.names
+    return data
 
 
 def report(
@@ -106,4 +139,205 @@ def table(document: Document) -> Table:
 
 
 def _number(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+@evaluate_app.command("voc-boxes")
+def voc_boxes(
+    folder: Data,
+    output: Output,
+    year: Annotated[
+        int | None,
+        typer.Option(
+            help="2007 or 2012, where the folder is VOCdevkit with both in it.", show_default=False
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="List in ImageSets/Main.")] = "trainval",
+    keep_hard: Annotated[
+        bool,
+        typer.Option(
+            "--keep-hard", help="Count objects, too, that are marked as difficult or truncated."
+        ),
+    ] = False,
+    method: Kind = "attention",
+    clusters: Clusters = 80,
+    guided: Guided = 0,
+    crf: Crf = False,
+    majority: Majority = 0,
+    min_size: MinSize = 0,
+    model: Model = "auto",
+    passes: Passes = None,
+    stride: Stride = None,
+    scale: Scale = None,
+    device: Device = "auto",
+    weights: WeightsFile = None,
+    limit: Limit = None,
+    overwrite: Overwrite = False,
+    skip_missing: SkipMissing = False,
+) -> None:
+    """Object localisation on PASCAL VOC 2007 or 2012: CorLoc, boxes per image."""
+    from .._evaluate.methods import Objects
+    from .._evaluate.voc import Voc
+    from .._evaluate.voc_boxes import VocBoxes
+    from ..core.refine import make_refinement
+
+    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    data = opened(Voc(folder, "Main", split, year))
+    extractor = make_extractor(
+        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
+    )
+    boxes = Objects(extractor, method, clusters, refinement)
+    evaluation = VocBoxes(data, boxes, keep_hard, limit=limit)
+    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+
+
+@evaluate_app.command("cub-foreground")
+def cub_foreground(
+    folder: Data,
+    output: Output,
+    split: CubSplit = "test",
+    method: Kind = "attention",
+    clusters: Clusters = 80,
+    guided: Guided = 0,
+    crf: Crf = False,
+    majority: Majority = 0,
+    min_size: MinSize = 0,
+    model: Model = "auto",
+    passes: Passes = None,
+    stride: Stride = None,
+    scale: Scale = None,
+    device: Device = "auto",
+    weights: WeightsFile = None,
+    limit: Limit = None,
+    overwrite: Overwrite = False,
+    skip_missing: SkipMissing = False,
+) -> None:
+    """Foreground on CUB-200-2011: mean IoU."""
+    from .._evaluate.foreground import CubForeground
+    from .._evaluate.masks import Cub
+    from .._evaluate.methods import Foreground
+    from ..core.refine import make_refinement
+
+    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    data = opened(Cub(folder, split))
+    extractor = make_extractor(
+        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
+    )
+    foreground = Foreground(extractor, method, clusters, refinement)
+    evaluation = CubForeground(data, foreground, limit=limit)
+    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+
+
+@evaluate_app.command("duts-foreground")
+def duts_foreground(
+    folder: Data,
+    output: Output,
+    method: Kind = "attention",
+    clusters: Clusters = 80,
+    guided: Guided = 0,
+    crf: Crf = False,
+    majority: Majority = 0,
+    min_size: MinSize = 0,
+    model: Model = "auto",
+    passes: Passes = None,
+    stride: Stride = None,
+    scale: Scale = None,
+    device: Device = "auto",
+    weights: WeightsFile = None,
+    limit: Limit = None,
+    overwrite: Overwrite = False,
+    skip_missing: SkipMissing = False,
+) -> None:
+    """Foreground on DUTS-TE: mean IoU."""
+    from .._evaluate.foreground import DutsForeground
+    from .._evaluate.masks import Duts
+    from .._evaluate.methods import Foreground
+    from ..core.refine import make_refinement
+
+    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    data = opened(Duts(folder))
+    extractor = make_extractor(
+        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
+    )
+    foreground = Foreground(extractor, method, clusters, refinement)
+    evaluation = DutsForeground(data, foreground, limit=limit)
+    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+
+
+@evaluate_app.command("voc-clusters")
+def voc_clusters(
+    folder: Data,
+    output: Output,
+    split: Annotated[str, typer.Option(help="List in ImageSets/Segmentation.")] = "val",
+    region_clusters: Annotated[
+        int, typer.Option(min=1, help="Clusters of all images' regions, beside the background.")
+    ] = 20,
+    method: Kind = "attention",
+    clusters: Clusters = 80,
+    guided: Guided = 0,
+    crf: Crf = False,
+    majority: Majority = 0,
+    min_size: MinSize = 0,
+    model: Model = "auto",
+    passes: Passes = None,
+    stride: Stride = None,
+    scale: Scale = None,
+    device: Device = "auto",
+    weights: WeightsFile = None,
+    limit: Limit = None,
+    overwrite: Overwrite = False,
+    skip_missing: SkipMissing = False,
+) -> None:
+    """Segmentation on PASCAL VOC 2012 by clusters matched with the classes: accuracy, mean IoU."""
+    from .._evaluate.methods import Regions
+    from .._evaluate.voc import Voc
+    from .._evaluate.voc_clusters import VocClusters
+    from ..core.refine import make_refinement
+
+    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    data = opened(Voc(folder, "Segmentation", split, 2012))
+    extractor = make_extractor(
+        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
+    )
+    regions = Regions(extractor, method, clusters, refinement)
+    evaluation = VocClusters(data, regions, region_clusters, limit=limit)
+    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+
+
+@evaluate_app.command("cub-cosegment")
+def cub_cosegment(
+    folder: Data,
+    output: Output,
+    split: CubSplit = "test",
+    group: Annotated[
+        int, typer.Option(min=2, help="Images of one class looked at together, about.")
+    ] = 10,
+    votes: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of its images that must find a cluster salient."),
+    ] = 0.5,
+    clusters: Clusters = 80,
+    model: Model = "auto",
+    passes: Passes = None,
+    stride: Stride = None,
+    scale: Scale = None,
+    device: Device = "auto",
+    weights: WeightsFile = None,
+    limit: Limit = None,
+    overwrite: Overwrite = False,
+    skip_missing: SkipMissing = False,
+) -> None:
+    """Co-segmentation of images of one class on CUB-200-2011: mean IoU."""
+    from .._evaluate.foreground import CubCosegment
+    from .._evaluate.masks import Cub
+    from .._evaluate.methods import CommonForeground
+
+    data = opened(Cub(folder, split))
+    extractor = make_extractor(
+        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
+    )
+    common = CommonForeground(extractor, clusters, votes)
+    evaluation = CubCosegment(data, common, group, limit=limit)
+    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,41 @@ _MAX_BYTES = 64 << 20
 
 class DataSetError(HRDv2Error):
     """A data set lacks something, or a file of it is broken."""
+
+
+class Pair(NamedTuple):
+    """An image and its annotation."""
+
+    image: Path
+    annotation: Path
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet(ABC):
+    """Images with annotations, in a layout of their own.
+
+    Attributes
+    ----------
+    folder
+        What the user gave: the data set's folder, or one that it lies in.
+    """
+
+    folder: Path
+
+    @property
+    @abstractmethod
+    def names(self) -> Sequence[str]:
+        """Names of its images, in order.
+
+        Raises
+        ------
+        DataSetError
+            If a folder or list is missing or broken.
+        """
+
+    @abstractmethod
+    def pair(self, name: str) -> Pair:
+        """The files of one."""
 
 
 def find_root(given: Path, *names: str) -> Path:

@@ -256,7 +256,7 @@ def run(
         }
     )
     with replacing(output) as path:
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(_text(document), encoding="utf-8")
     _remove(folder)
     yield Event("written", output.name, len(items), len(items), f"wrote {output}")
     return document
@@ -331,6 +331,18 @@ def _whole_lines(path: Path) -> Iterator[Any]:
                 yield json.loads(line)
             except ValueError:
                 return
+
+
+def _text(document: Document) -> str:
+    """JSON with a line for every entry of the document, and for every row."""
+
+    def entry(value: Any) -> str:
+        if not (isinstance(value, list) and value):
+            return json.dumps(value)
+        return "[\n  " + ",\n  ".join(map(json.dumps, value)) + "\n ]"
+
+    entries = (f" {json.dumps(name)}: {entry(value)}" for name, value in document.items())
+    return "{\n" + ",\n".join(entries) + "\n}\n"
 
 
 def _line(value: Any) -> str:
