@@ -4,8 +4,9 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, jaccard_score
 
-from napari_hrdv2._evaluate.scores import agreement, mask_iou, matched
+from napari_hrdv2._evaluate.scores import agreement, counted, mask_iou, matched, mean_iou, of_labels
 
 from .helpers import rectangle
 
@@ -43,3 +44,32 @@ def test_clusters_are_matched_as_well_as_can_be(rng, clusters):
     assert np.trace(by_class) == best
     for k, c in classes_of.items():
         np.testing.assert_array_equal(by_class[c], counts[k])
+
+
+def test_pixels_by_class_with_an_absent_one_and_unknown_pixels():
+    truth = np.array([[0, 0, 0, 0], [1, 1, 3, -1], [3, 3, 3, -1]])
+    found = np.array([[0, 0, 0, 1], [1, 0, 3, 2], [3, 1, 3, 2]])
+    counts = counted(truth, found, 4)
+    assert counts.tolist() == [[3, 1, 0, 0], [1, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 3]]
+    scores = agreement(counts)
+    # 7 of 10; class 0: 3 of 3 + 1 + 1; class 1: 1 of 1 + 1 + 2; class 3: 3 of 4; class 2: nowhere.
+    assert scores.accuracy == 0.7
+    assert scores.ious == (0.6, 0.25, None, 0.75)
+    assert scores.mean_iou == pytest.approx((0.6 + 0.25 + 0.75) / 3)
+
+
+def test_agreement_as_scikit_learn(rng):
+    truth, found = rng.integers(1, 6, (2, 40, 50))
+    known = truth.copy()
+    known[:10] = 0
+    flat = truth[10:].ravel(), found[10:].ravel()
+    assert mean_iou(known, found) == pytest.approx(jaccard_score(*flat, average="macro"))
+    assert of_labels(known, found)[1].accuracy == pytest.approx(accuracy_score(*flat))
+
+
+def test_labels_may_be_any_whole_numbers():
+    truth = np.array([[7, 7, 900], [0, 900, 900]])
+    found = np.array([[7, 900, 900], [3, 900, 12]])
+    labels, scores = of_labels(truth, found)
+    assert labels.tolist() == [7, 12, 900]
+    assert scores.ious == (0.5, 0, 0.5)

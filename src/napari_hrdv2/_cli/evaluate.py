@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -113,7 +114,10 @@ def report(
                 fail(event.text)
             told = event.text
     stderr.print(told, markup=False)
-    Console(highlight=False).print(table(document))
+    console = Console(highlight=False)
+    if evaluation.columns:
+        console.print(table_of_rows(document, evaluation.columns))
+    console.print(table(document))
     if document["skipped"]:
         names = ", ".join(one["item"] for one in document["skipped"])
         stderr.print(f"left out: {names}", markup=False)
@@ -135,6 +139,17 @@ def table(document: Document) -> Table:
         if theirs:
             cells.append(_number(theirs.get(name, "")))
         found.add_row(*cells)
+    return found
+
+
+def table_of_rows(document: Document, columns: Sequence[str]) -> Table:
+    """What was measured one by one."""
+    found = Table(box=SIMPLE_HEAD, pad_edge=False)
+    found.add_column("item", no_wrap=True)
+    for name in columns:
+        found.add_column(name.replace("_", " "), justify="right")
+    for row in document["rows"]:
+        found.add_row(row["item"], *(_number(row[name]) for name in columns))
     return found
 
 

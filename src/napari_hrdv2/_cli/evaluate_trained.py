@@ -49,8 +49,10 @@ def coco_probe(
 
     FOLDER holds images and annotations, each with train2017 and val2017.
     """
-    from .._evaluate.coco import CocoProbe
+    from .._evaluate.coco import CocoProbe, find_coco
 
+    # What is missing is told before weights are downloaded.
+    find_coco(folder)
     # Features as in the paper, from the last block and without what helps strokes.
     plain = {"depth": 1.0, "filters": False, "move_positions": False}
     extractor = make_extractor(device, weights, model=model, passes=passes, stride=stride, **plain)
@@ -108,8 +110,9 @@ def scribbles(
     FOLDER holds images NAME.*, truths NAME_truth.* (labels from 1, 0 where unknown) and, if there
     are any, strokes of a person NAME_strokes.*.
     """
-    from .._evaluate.scribbles import Scribbles
+    from .._evaluate.scribbles import Scribbles, find_files
 
+    find_files(folder)
     extractor = make_extractor(
         device,
         weights,

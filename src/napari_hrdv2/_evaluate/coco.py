@@ -21,11 +21,11 @@ from ..core.cache import TokenStore
 from ..core.errors import HRDv2Error, ImageWarning
 from ..core.files import replacing
 from ..core.probe import UNKNOWN, LinearProbe
-from ..core.scores import Confusion, confusion_of
 from ..core.tiles import Piece
 from .features import Extractor
 from .layout import DataSetError, find_root, read_lines
 from .running import Authors, Evaluation, Row
+from .scores import agreement, counted
 
 #: Ids of COCO-Stuff's 182 classes in the PNGs of its stuffthingmaps, by the 27 coarse classes that
 #: its hierarchy groups them in, as IIC, PiCIE and STEGO number these; things first, then stuff.
@@ -84,6 +84,18 @@ COARSE_OF_FINE = _coarse_of_fine()
 #: The same of train ids, 0 to 170.
 COARSE_OF_TRAIN_ID = np.full(256, UNKNOWN)
 COARSE_OF_TRAIN_ID[: _FINE - len(_UNUSED)] = np.delete(COARSE_OF_FINE[:_FINE], _UNUSED)
+
+
+def find_coco(given: Path) -> Path:
+    """The folder of the data set, which may be given itself or by the one that it lies in.
+
+    Raises
+    ------
+    DataSetError
+        If it is not there, or lacks one of its folders.
+    """
+    parts = [f"{kind}/{split}" for kind in ("images", "annotations") for split in _SPLITS]
+    return find_root(given, "cocostuff", *parts)
 
 
 @dataclass
@@ -170,8 +182,7 @@ class CocoProbe(Evaluation):
 
     @cached_property
     def _root(self) -> Path:
-        parts = [f"{kind}/{split}" for kind in ("images", "annotations") for split in _SPLITS]
-        return find_root(self.data, "cocostuff", *parts)
+        return find_coco(self.data)
 
     def _names(self, split: str) -> list[str]:
         """Names of the images of one part, in order."""
@@ -237,10 +248,10 @@ class CocoProbe(Evaluation):
             return self._train(item)
         piece, truth = self._read(_VAL, item)
         found = self._probe(len(self._training)).predict(self.extractor.extract(piece))
-        counts = confusion_of(truth, found, len(CLASSES))
+        counts = counted(truth, found, len(CLASSES))
         pixels = int(counts.sum())
         return {
-            "accuracy": Confusion(counts).accuracy if pixels else None,
+            "accuracy": agreement(counts).accuracy if pixels else None,
             "pixels": pixels,
             "_counts": [[int(a), int(b), int(counts[a, b])] for a, b in np.argwhere(counts)],
         }
@@ -365,20 +376,19 @@ class CocoProbe(Evaluation):
         trained = [row for row in rows if "loss" in row]
         scored = [row for row in rows if "pixels" in row]
         for row in scored:
-            for truth, found, count in row["_counts"]:
-                counts[truth, found] += count
-        confusion = Confusion(counts)
+            for found, truth, count in row["_counts"]:
+                counts[found, truth] += count
         if not counts.any():
             raise DataSetError(f"no image of {_VAL} holds a labelled pixel of the 27 classes")
-        by_class = zip(CLASSES, confusion.iou.tolist(), strict=True)
+        result = agreement(counts)
         return {
-            "pixel accuracy": confusion.accuracy,
-            "mean IoU": confusion.mean_iou,
+            "pixel accuracy": result.accuracy,
+            "mean IoU": result.mean_iou,
             "images scored": len(scored),
             "images learnt from": sum(row["images"] for row in trained) // self.epochs,
             "images left out": sum(len(row["left_out"]) for row in trained) // self.epochs,
             "loss at the end": trained[-1]["loss"],
-            **{f"IoU {name}": value for name, value in by_class if not np.isnan(value)},
+            **{f"IoU {name}": iou for name, iou in zip(CLASSES, result.ious, strict=True)},
         }
 
 

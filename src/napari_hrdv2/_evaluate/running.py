@@ -74,6 +74,8 @@ class Evaluation(ABC):
         Of the command.
     scores
         What the figures tell, a line.
+    columns
+        Entries of the rows that are told one by one, beside the figures; as a rule none.
     limit
         How many items are measured, the first ones; by default all. Subclasses leave out the others
         from ``items``.
@@ -81,6 +83,7 @@ class Evaluation(ABC):
 
     name: ClassVar[str]
     scores: ClassVar[str]
+    columns: ClassVar[tuple[str, ...]] = ()
     limit: int | None = None
 
     @property

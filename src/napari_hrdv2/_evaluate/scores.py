@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 Counts = npt.NDArray[np.int64]
+Labels = npt.NDArray[np.integer]
 
 
 def mask_iou(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> float:
@@ -57,6 +58,56 @@ def agreement(counts: Counts) -> Agreement:
     union = counts.sum(0) + counts[:n].sum(1) - right
     ious = [int(a) / int(b) if b else None for a, b in zip(right, union, strict=True)]
     return Agreement(int(right.sum()) / max(1, int(counts.sum())), tuple(ious))
+
+
+def counted(truth: Labels, found: Labels, n: int) -> Counts:
+    """Count pixels by the class found and the true one.
+
+    Parameters
+    ----------
+    truth
+        Classes from 0, of any shape; pixels below 0 are of none and do not count.
+    found
+        Classes from 0, of the same shape.
+    n
+        Number of classes.
+
+    Returns
+    -------
+    ndarray of int64
+        (n, n), as for :func:`agreement`.
+    """
+    known = truth >= 0
+    pairs = found[known].astype(np.int64) * n + truth[known]
+    counts: Counts = np.bincount(pairs, minlength=n * n).reshape(n, n)
+    return counts
+
+
+def of_labels(truth: Labels, found: Labels) -> tuple[Labels, Agreement]:
+    """Agreement of labels where the truth is known.
+
+    Parameters
+    ----------
+    truth
+        Labels from 1, 0 where unknown: at least one pixel is not.
+    found
+        Labels of the same shape.
+
+    Returns
+    -------
+    tuple
+        The labels in either, ascending, and the agreement, of each of these.
+    """
+    known = truth > 0
+    both = np.stack([truth[known], found[known]])
+    labels, index = np.unique(both, return_inverse=True)
+    truth, found = index.reshape(both.shape)
+    return labels, agreement(counted(truth, found, len(labels)))
+
+
+def mean_iou(truth: Labels, found: Labels) -> float:
+    """Mean intersection over union of labels, see :func:`of_labels`."""
+    return of_labels(truth, found)[1].mean_iou
 
 
 def matched(counts: Counts) -> tuple[dict[int, int], Counts]:

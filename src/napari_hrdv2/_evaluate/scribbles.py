@@ -18,12 +18,12 @@ from ..core.cache import TokenStore
 from ..core.errors import StrokesError
 from ..core.methods import make_classifier
 from ..core.planes import Planes
-from ..core.scores import of_labels
 from ..core.simulate import simulate_strokes
 from ..core.tokens import Tokens
 from .features import Extractor
 from .layout import DataSetError
 from .running import Evaluation, Row
+from .scores import of_labels
 
 _TRUTH, _STROKES = "_truth", "_strokes"
 _STORE_BYTES = 20 * 10**9
@@ -174,6 +174,7 @@ class Scribbles(Evaluation):
 
     name = "scribbles"
     scores = "mean IoU of segmentations from strokes"
+    columns = ("painted", "accuracy", "mean_iou")
     data: Path
     extractor: Extractor
     classifier: str = "logistic"
@@ -250,7 +251,7 @@ class Scribbles(Evaluation):
         model, painted = self._model(trial)
         sample, tokens = self._seen(name)
         labels, scores = of_labels(sample.truth, model.predict(tokens))
-        by_label = zip(labels.tolist(), scores.iou.tolist(), strict=True)
+        by_label = zip(labels.tolist(), scores.ious, strict=True)
         return {
             "image": name,
             "trained_on": list(trial.training),
