@@ -162,7 +162,7 @@ class CocoProbe(Evaluation):
     batch: int = 2
     learning_rate: float = 0.005
     seed: int = 0
-    chunk: int = 500
+    chunk: int = 100
     _progress: _Progress = field(default_factory=_Progress, init=False, repr=False)
 
     @property
