@@ -243,7 +243,7 @@ def test_each_resumes(cub: Path, duts: Path, tmp_path: Path, kind: str) -> None:
 @pytest.fixture
 def real_layouts(tmp_path: Path) -> Path:
     """Both data sets, of a few images with something in them."""
-    mask = 255 * rectangle(14, 14, 42, 42, (56, 70))
+    mask = 255 * rectangle(0, 0, 56, 35, (56, 70))
     for k in range(4):
         save_noise(tmp_path / f"CUB_200_2011/images/001.Crow/{k}.jpg", k)
         save_levels(tmp_path / f"CUB_200_2011/segmentations/001.Crow/{k}.png", mask)

@@ -12,13 +12,21 @@ import pytest
 from napari_hrdv2._cli import main
 from napari_hrdv2._evaluate import DataSetError
 from napari_hrdv2._evaluate.layout import read_picture
-from napari_hrdv2._evaluate.methods import Objects, Region, Regions
+from napari_hrdv2._evaluate.methods import Foreground, Objects, Region, Regions, unpacked
 from napari_hrdv2._evaluate.voc import Object, Voc, read_objects
 from napari_hrdv2._evaluate.voc_boxes import VocBoxes
 from napari_hrdv2._evaluate.voc_clusters import VocClusters
-from napari_hrdv2.core.explore import Box
+from napari_hrdv2.core.explore import (
+    Box,
+    Clusters,
+    attended_foreground,
+    attention_maps,
+    component_foreground,
+    descriptor,
+)
 from napari_hrdv2.core.extraction import FeatureExtractor
 from napari_hrdv2.core.refine import Refinement
+from napari_hrdv2.core.tokens import Tokens
 
 from .helpers import (
     Stub,
@@ -108,6 +116,14 @@ def test_hard_objects_count_where_asked_for(devkit: Path, tmp_path: Path) -> Non
     assert [row["iou"] for row in document["rows"]][2:] == [[1.0], [1.0, 25 / 600], []]
     assert document["summary"]["CorLoc"] == 1.0
     assert document["summary"]["images with an object"] == 4
+
+
+def test_half_is_a_miss(devkit: Path, tmp_path: Path) -> None:
+    boxes = Stub({0: [Box(0, 0, 5, 10)]})
+    evaluation = VocBoxes(Voc(devkit, "Main", "trainval"), boxes, limit=1)
+    _, document = finish(evaluation, tmp_path / "out.json")
+    assert document["rows"][0]["iou"] == [0.5]
+    assert document["summary"]["CorLoc"] == 0
 
 
 def test_an_image_without_boxes_is_a_miss(devkit: Path, tmp_path: Path) -> None:
@@ -277,7 +293,7 @@ def voc2012(tmp_path: Path) -> Path:
 def some_regions() -> Stub:
     return Stub(
         {
-            0: [region(UPPER, 0)],
+            0: [region(rectangle(0, 0, 4, 10), 0), region(rectangle(4, 0, 10, 10), 0)],
             40: [region(UPPER, 1), region(LOWER, 0)],
             # Of class 8, but like those of class 12.
             80: [region(rectangle(0, 0, 10, 5), 1)],
@@ -296,7 +312,7 @@ def test_accuracy_and_mean_iou_by_hand(voc2012: Path, tmp_path: Path) -> None:
     assert summary["IoU dog"] == 100 / 150
     assert summary["IoU person"] is None
     assert summary["mean IoU"] == pytest.approx((1340 / 1390 + 200 / 300 + 100 / 150) / 3)
-    assert summary["regions per image"] == 4 / 3
+    assert summary["regions per image"] == 5 / 3
     assert summary["background is matched with"] == "background"
     assert set(document["rows"][0]) == {"item", "background", "regions"}
     assert document["authors"] is None
@@ -380,8 +396,41 @@ def test_boxes_and_regions_are_of_the_foreground(
     assert max(box.right for box in found) <= inside[:, 1].max() + 1
     for one in Regions(extractor, kind, 6, refinement)(image):
         assert (labels != 0)[tuple(one.pixels.T)].all()
-        assert len(one.pixels) > 200
         assert np.linalg.norm(one.descriptor) == pytest.approx(1, abs=1e-5)
+
+
+def test_regions_are_connected_and_of_more_than_200_pixels(
+    make_extractor: Callable[..., FeatureExtractor], rng: np.random.Generator
+) -> None:
+    masks = [rectangle(*corners, (56, 70)) for corners in ((0, 0, 10, 20), (20, 0, 23, 67))]
+    image = rng.integers(0, 255, (56, 70)).astype(np.uint8)
+
+    class Known(Regions):
+        def find(self, image: np.ndarray, *, apart: bool = False) -> tuple[Tokens, np.ndarray]:
+            return self.extractor.extract(image), (masks[0] | masks[1]).astype(int)
+
+    found = Known(make_extractor(passes=1))
+    (one,) = found(image)
+    np.testing.assert_array_equal(one.pixels, np.argwhere(masks[1]))
+    expected = descriptor(found.extractor.extract(image), masks[1])
+    np.testing.assert_array_equal(unpacked(one.packed()), expected)
+
+
+def test_the_foreground_is_that_of_the_core(
+    make_extractor: Callable[..., FeatureExtractor], real_layout: Path
+) -> None:
+    extractor, image = make_extractor(passes=1), read_picture(real_layout / "JPEGImages/a.jpg")
+    tokens = extractor.extract(image)
+    clusters = Clusters.fit([tokens], 6)
+    attention = attention_maps(extractor.facets(image, "attention")).together
+    expected = {
+        "attention": attended_foreground(clusters.assign(tokens), attention),
+        "component": component_foreground(tokens, image),
+    }
+    for kind, mask in expected.items():
+        np.testing.assert_array_equal(Foreground(extractor, kind, 6)(image), mask)
+        refined = Foreground(extractor, kind, 6, Refinement(guided=3))(image)
+        assert 0.8 < (refined == mask).mean() < 1
 
 
 @pytest.mark.parametrize("command", ["voc-boxes", "voc-clusters"])
