@@ -156,7 +156,9 @@ def table_of_rows(document: Document, columns: Sequence[str]) -> Table:
 def _number(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return str(value)
 
 
 @evaluate_app.command("voc-boxes")

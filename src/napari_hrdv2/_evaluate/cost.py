@@ -114,7 +114,7 @@ class Cost(Evaluation):
 
     name = "cost"
     scores = "time and memory against image size and transforms"
-    columns = ("features_s", "fit_s", "segment_s", "tokens_mb", "before_mb", "peak_mb")
+    columns = ("features_s", "fit_s", "segment_s", "peak_mb")
     resolved: Settings
     device: torch.device
     weights: Path | None = None
