@@ -210,6 +210,29 @@ def test_images_are_resized_and_cropped_as_torchvision_does():
     assert cropped[:, 0].tolist() == [3 * (3 + k) + 1 for k in range(10)]
 
 
+def test_photographs_are_seen_as_they_are_and_labels_are_not_blended(data):
+    sky = np.full((40, 60, 3), 90, np.uint8)
+    Image.fromarray(sky).save(data / "images" / "val2017" / "000000000100.jpg", quality=100)
+    ids = np.full((40, 60), SKY, np.uint8)
+    ids[::2] = PERSON
+    Image.fromarray(ids).save(data / "annotations" / "val2017" / "000000000100.png")
+    piece, classes = make(data)._read("val2017", "000000000100")
+    assert piece.levels.tolist() == [[0, 255]]
+    assert piece.pixels.shape == (SIDE, SIDE, 3)
+    assert (piece.pixels == 90).all()
+    assert set(np.unique(classes)) == {COARSE_OF_FINE[SKY], COARSE_OF_FINE[PERSON]}
+
+
+def test_every_epoch_goes_over_the_same_images_in_another_order(data):
+    evaluation = make(data, train_images=4, chunk=4)
+    orders = list(evaluation._training.values())
+    assert len(orders) == 3
+    assert len({tuple(sorted(one)) for one in orders}) == 1
+    assert len({tuple(one) for one in orders}) > 1
+    # Steps of two images are not cut in pieces.
+    assert [len(one) for one in make(data, chunk=3, epochs=1)._training.values()] == [2, 2, 1]
+
+
 def test_lists_say_what_is_used(data, tmp_path):
     for split, names in (
         ("train2017", "000000000001\n000000000004\n"),
