@@ -5,31 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from skimage import color, data, draw, filters, io, segmentation
 
+from napari_hrdv2._evaluate.scribbles import Sample
+
 VARIABLE = "NAPARI_HRDV2_DATA"
-
-
-class Sample(NamedTuple):
-    """One micrograph of the benchmark data.
-
-    Attributes
-    ----------
-    name
-        File name without its ending.
-    image
-        (h, w) grey or (h, w, 3) RGB.
-    truth
-        (h, w) of labels, 0 where unknown.
-    """
-
-    name: str
-    image: npt.NDArray[np.uint8]
-    truth: npt.NDArray[np.uint8]
 
 
 def folder() -> Path:

@@ -13,10 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import tifffile
-from _data import Sample, samples
+from _data import samples
 from skimage import io
 
 from napari_hrdv2 import FeatureExtractor, PixelClassifier, Tokens, TreesClassifier
+from napari_hrdv2._evaluate.scores import mean_iou
+from napari_hrdv2._evaluate.scribbles import Sample, parted
 from napari_hrdv2.core.cache import TokenStore, digest_of
 from napari_hrdv2.core.classifier import BasePixelClassifier
 from napari_hrdv2.core.simulate import simulate_strokes
@@ -29,21 +31,6 @@ _STORE_BYTES = 20 * 10**9
 
 Labels = npt.NDArray[np.integer]
 Image = npt.NDArray[np.uint8]
-
-
-def mean_iou(truth: Labels, found: Labels) -> float:
-    """Mean over the classes in either of intersection over union, where the truth is known."""
-    known = truth > 0
-    truth, found = truth[known], found[known]
-    classes = np.union1d(truth, found)
-    return float(
-        np.mean(
-            [
-                np.sum((truth == c) & (found == c)) / np.sum((truth == c) | (found == c))
-                for c in classes
-            ]
-        )
-    )
 
 
 def accuracy(truth: Labels, found: Labels) -> float:
@@ -80,8 +67,7 @@ def transfer(
     found: Sequence[Sample], fraction: float, seed: int, training: int = TRAINING_IMAGES
 ) -> Trial:
     """Simulated strokes on some images, drawn by the seed; all the others segmented."""
-    order = np.random.default_rng(seed).permutation(len(found))
-    train, rest = order[:training], order[training:]
+    train, rest = parted(len(found), training, seed)
     return Trial(
         [(found[i].image, simulate_strokes(found[i].truth, fraction, seed)) for i in train],
         [(found[i].image, found[i].truth) for i in rest],

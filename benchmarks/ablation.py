@@ -33,7 +33,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
-from _data import Sample, folder, samples
+from _data import folder, samples
 from _score import (
     TRAINING_IMAGES,
     Bank,
@@ -52,18 +52,14 @@ from rich.progress import Progress
 from rich.table import Table
 
 from napari_hrdv2 import FeatureExtractor, HRDv2Error
-from napari_hrdv2._io import read_image, read_labels
+from napari_hrdv2._evaluate import DataSetError
+from napari_hrdv2._evaluate.scribbles import Sample, find_files
 from napari_hrdv2.core.cache import TokenStore
 from napari_hrdv2.core.methods import METHODS, make_classifier
 
-_ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 _QUICK_SIDE, _QUICK_ALLOYS, _QUICK_OXIDES = 512, 5, 1
 
 Data = dict[str, list[Trial]]
-
-
-class FolderError(HRDv2Error):
-    """A user's folder of images and truths cannot be used."""
 
 
 class Value(NamedTuple):
@@ -97,47 +93,10 @@ def factors(patch: int) -> dict[str, list[Value]]:
     }
 
 
-def read_folder(path: Path) -> list[Sample]:
-    """A user's images and truths.
-
-    Raises
-    ------
-    HRDv2Error
-        If there is something wrong with them.
-    """
-    if not path.is_dir():
-        raise FolderError(f"{path} is no folder")
-    truths = sorted(
-        p for p in path.iterdir() if p.stem.endswith("_truth") and p.suffix.lower() in _ENDINGS
-    )
-    if not truths:
-        raise FolderError(f"{path} holds no truths: images NAME.* need label images NAME_truth.*")
-    found = []
-    for file in truths:
-        name = file.stem.removesuffix("_truth")
-        images = [
-            p for p in sorted(path.iterdir()) if p.stem == name and p.suffix.lower() in _ENDINGS
-        ]
-        if len(images) != 1:
-            raise FolderError(f"{path} holds {len(images)} images {name}.* for {file.name}, not 1")
-        image, truth = read_image(images[0]), read_labels(file)
-        if truth.dtype.kind not in "bui" or truth.min(initial=0) < 0:
-            raise FolderError(f"{file.name} must hold labels, whole numbers from 0")
-        if truth.shape != image.shape[:2]:
-            raise FolderError(
-                f"{file.name} has shape {truth.shape}, {images[0].name} {image.shape[:2]}: they "
-                "must be the same"
-            )
-        if len(np.unique(truth[truth > 0])) < 2:
-            raise FolderError(f"{file.name} holds fewer than two classes (labels from 1)")
-        found.append(Sample(name, image, truth.astype(np.int64)))
-    return found
-
-
 def of_folder(found: list[Sample], painted: float, training: int, seeds: int) -> Data:
     """What is done with a user's images."""
     if training >= len(found):
-        raise FolderError(f"of {len(found)} images, {training} to train on leave none to segment")
+        raise DataSetError(f"of {len(found)} images, {training} to train on leave none to segment")
     if training:
         trials = [transfer(found, painted, seed, training) for seed in range(seeds)]
     else:
@@ -253,7 +212,7 @@ def main() -> int:
     results = []
     try:
         if options.folder:
-            found = read_folder(options.folder)
+            found = [one.read() for one in find_files(options.folder).values()]
             if options.quick:
                 found = [_middle(one) for one in found[: max(3, options.training + 1)]]
             data = of_folder(found, options.painted, options.training, seeds)

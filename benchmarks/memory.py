@@ -19,31 +19,22 @@ code 0.
 from __future__ import annotations
 
 import argparse
-import re
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 from _data import folder, samples
 from rich.console import Console
 from rich.table import Table
 
+from napari_hrdv2._evaluate.memory import is_measurable, reset_peak, resident
+
 MEGABYTE = 1e6
 SIDE, TINY = 1024, 64
 FRACTION = 0.005
 # MB, promised for 2048 x 2048.
 _LIMIT_2048 = 1500.0
-_RESET_PEAK = "5"
-
-
-def resident(what: str) -> float:
-    """Resident memory of this process in bytes: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    status = Path("/proc/self/status").read_text()
-    found = re.search(rf"{what}:\s+(\d+) kB", status)
-    assert found is not None
-    return 1024 * float(found[1])
 
 
 def measure(options: argparse.Namespace) -> int:
@@ -68,7 +59,7 @@ def measure(options: argparse.Namespace) -> int:
     PixelClassifier().fit(tokens, tiny + 1).predict(tokens)
     del tokens
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text(_RESET_PEAK)
+    reset_peak()
 
     tokens = extractor.extract(image)
     extracted = resident("VmHWM") - before
@@ -101,7 +92,7 @@ def main() -> int:
         warnings.simplefilter("ignore")
         return measure(options)
     samples(folder(), "oxide")
-    if not Path("/proc/self/clear_refs").exists():
+    if not is_measurable():
         print("skipped: the peak of resident memory is read from /proc, which only Linux has")
         return 0
     runs = []

@@ -37,10 +37,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from _data import Sample, folder, samples
-from memory import resident
+from _data import folder, samples
 from rich.console import Console
 from rich.table import Table
+
+from napari_hrdv2._evaluate.memory import resident
+from napari_hrdv2._evaluate.scribbles import Sample
 
 SIDES = (2048, 4096, 8192, 16384)
 _LINEAR_UP_TO = 8192

@@ -27,11 +27,11 @@ from typing import Any
 
 import numpy as np
 from _data import folder, samples
-from _score import mean_iou
 from latency import missed, promise, run, table_of
 from rich.console import Console
 from rich.table import Table
 
+from napari_hrdv2._evaluate.scores import mean_iou
 from napari_hrdv2._job import Sight
 from napari_hrdv2._session import Session
 from napari_hrdv2._subject import Subject

@@ -13,6 +13,8 @@ from .compare import compare_app, upsamplers
 from .compare_backbones import backbones
 from .counting import objects
 from .demo import demo
+from .evaluate import evaluate_app
+from .evaluate_trained import coco_probe, cost, scribbles
 from .segmenting import segment, train
 from .shared import fail, stderr
 from .weights import fetch, list_weights, path
@@ -27,8 +29,11 @@ app = typer.Typer(
 )
 weights_app = typer.Typer(help="The backbones' weights.", no_args_is_help=True)
 app.add_typer(weights_app, name="weights")
+app.add_typer(evaluate_app, name="evaluate")
 for _command in (segment, train, apply, objects, demo):
     app.command()(_command)
+for _evaluation in (coco_probe, scribbles, cost):
+    evaluate_app.command(_evaluation.__name__.replace("_", "-"))(_evaluation)
 weights_app.command("list")(list_weights)
 weights_app.command()(fetch)
 weights_app.command()(path)

@@ -54,7 +54,7 @@ def open_image(path: Path, *, axes: str | None = None, scene: int = 0, level: in
     return _open(path, axes, scene, level)
 
 
-def open_strokes(path: Path, planes: Planes) -> Planes:
+def open_strokes(path: Path, planes: Planes, what: str = "strokes") -> Planes:
     """Open strokes: a label image, in which 0 is not painted.
 
     Parameters
@@ -63,6 +63,8 @@ def open_strokes(path: Path, planes: Planes) -> Planes:
         A TIFF, PNG or folder of Zarr; of a PNG with a palette, the indices.
     planes
         The image that they are of.
+    what
+        What errors call them: a truth is read like strokes on all that is known.
 
     Returns
     -------
@@ -82,12 +84,12 @@ def open_strokes(path: Path, planes: Planes) -> Planes:
         raise StrokesError(str(error)) from error
     if strokes.array.dtype.kind not in "bui":
         raise StrokesError(
-            f"strokes must be whole numbers, 0 where not painted; those of {path} are "
+            f"{what} must be whole numbers, 0 where not painted; those of {path} are "
             f"{strokes.array.dtype}"
         )
     if strokes.array.shape != planes.labels_shape:
         raise StrokesError(
-            f"the strokes of {path} have shape {strokes.array.shape}, the image "
+            f"the {what} of {path} have shape {strokes.array.shape}, the image "
             f"{planes.labels_shape}: they must be the same"
         )
     # Which axis is which, the image says.
