@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from .. import __version__
 from ..core.errors import HRDv2Error, ImageError
-from ..core.files import remove_leftovers, replacing
+from ..core.files import PREFIX, remove_leftovers, replacing
 from .layout import DataSetError, refuse_missing
 
 #: Of an item: numbers, text, lists and so on, as JSON has them. Entries whose names begin with
@@ -208,14 +208,18 @@ def run(
         }
     )
     folder = output.with_suffix(".partial")
+    _refuse_strange(folder)
     remove_leftovers(output)
-    if overwrite:
-        output.unlink(missing_ok=True)
-        _remove(folder)
     document: Document
     if output.exists():
-        document = _finished(output, identity)
+        document = _read(output)
+        if overwrite:
+            output.unlink()
+        else:
+            _refuse_others(output, document, identity)
+    if output.exists() or overwrite:
         _remove(folder)
+    if output.exists():
         yield Event("kept", output.name, len(items), len(items), f"{output} is there already")
         return document
     rows: dict[str, Row] = {}
@@ -284,7 +288,6 @@ class _Kept:
         HRDv2Error
             If they are of other settings or data.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         kept = cls(folder / _ROWS, identity)
         lines = list(_whole_lines(kept._path))
         if lines:
@@ -293,6 +296,7 @@ class _Kept:
         return kept
 
     def __enter__(self) -> _Kept:
+        remove_leftovers(self._path)
         # A torn line goes, as what is added would end up in it.
         with replacing(self._path) as path, path.open("w", encoding="utf-8") as file:
             file.writelines(map(_line, (self._identity, *self._lines())))
@@ -349,22 +353,21 @@ def _line(value: Any) -> str:
     return json.dumps(value, allow_nan=False) + "\n"
 
 
-def _finished(path: Path, identity: Document) -> Document:
-    """Results that are there already, if they are of the same.
+def _read(path: Path) -> Document:
+    """Results that are there already.
 
     Raises
     ------
     HRDv2Error
-        If not, or they cannot be read.
+        If it is a file of another kind, which is never overwritten.
     """
     try:
         found = json.loads(path.read_bytes())
     except ValueError:
         found = None
-    if not isinstance(found, dict):
+    if not (isinstance(found, dict) and {"evaluation", "settings", "rows"} <= set(found)):
         raise HRDv2Error(f"{path} is there and holds no results: choose another name")
     document: Document = found
-    _refuse_others(path, document, identity)
     return document
 
 
@@ -412,6 +415,22 @@ def _public(row: Row) -> Row:
 def _plain(value: Any) -> Any:
     """As it comes back from JSON, so that rows are the same before and after an interruption."""
     return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _refuse_strange(folder: Path) -> None:
+    """Refuse a folder that is not of a run, as it would be removed in the end.
+
+    Raises
+    ------
+    HRDv2Error
+        If it holds no rows, but something else.
+    """
+    if not folder.exists() or (folder / _ROWS).is_file():
+        return
+    # A run that was killed at its very beginning leaves folders of that name.
+    if folder.is_dir() and all(one.name.startswith(PREFIX) for one in folder.iterdir()):
+        return
+    raise HRDv2Error(f"{folder} is there and not of a run: choose another name for the results")
 
 
 def _remove(folder: Path) -> None:
