@@ -29,6 +29,7 @@ from .shared import fail, make_extractor, stderr
 if TYPE_CHECKING:
     from .._evaluate import Document, Evaluation
     from .._evaluate.layout import DataSet
+    from ..core.extraction import FeatureExtractor
 
     _D = TypeVar("_D", bound=DataSet)
 
@@ -56,6 +57,14 @@ Kind = Annotated[
 ]
 Clusters = Annotated[
     int, typer.Option(min=1, help="Clusters of an image, or of a group, for attention.")
+]
+Depth = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the backbone's blocks that tokens are taken after; 1, the last one, as the "
+        "paper does. By default 0.75.",
+        show_default=False,
+    ),
 ]
 CubSplit = Annotated[str, typer.Option(help="Images of CUB: test, train or all.")]
 Overwrite = Annotated[
@@ -144,6 +153,20 @@ def _number(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def _extractor(
+    device: str,
+    weights: Path | None,
+    model: str,
+    passes: int | None,
+    stride: int | None,
+    scale: float | None,
+    depth: float | None,
+) -> FeatureExtractor:
+    """One of what is explored: without filters, as nothing tells which of them matter."""
+    chosen = {"passes": passes, "stride": stride, "scale": scale, "depth": depth}
+    return make_extractor(device, weights, model=model, filters=False, **chosen)
+
+
 @evaluate_app.command("voc-boxes")
 def voc_boxes(
     folder: Data,
@@ -171,6 +194,7 @@ def voc_boxes(
     passes: Passes = None,
     stride: Stride = None,
     scale: Scale = None,
+    depth: Depth = None,
     device: Device = "auto",
     weights: WeightsFile = None,
     limit: Limit = None,
@@ -185,9 +209,7 @@ def voc_boxes(
 
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     data = opened(Voc(folder, "Main", split, year))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
+    extractor = _extractor(device, weights, model, passes, stride, scale, depth)
     boxes = Objects(extractor, method, clusters, refinement)
     evaluation = VocBoxes(data, boxes, keep_hard, limit=limit)
     report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
@@ -208,6 +230,7 @@ def cub_foreground(
     passes: Passes = None,
     stride: Stride = None,
     scale: Scale = None,
+    depth: Depth = None,
     device: Device = "auto",
     weights: WeightsFile = None,
     limit: Limit = None,
@@ -222,9 +245,7 @@ def cub_foreground(
 
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     data = opened(Cub(folder, split))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
+    extractor = _extractor(device, weights, model, passes, stride, scale, depth)
     foreground = Foreground(extractor, method, clusters, refinement)
     evaluation = CubForeground(data, foreground, limit=limit)
     report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
@@ -244,6 +265,7 @@ def duts_foreground(
     passes: Passes = None,
     stride: Stride = None,
     scale: Scale = None,
+    depth: Depth = None,
     device: Device = "auto",
     weights: WeightsFile = None,
     limit: Limit = None,
@@ -258,9 +280,7 @@ def duts_foreground(
 
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     data = opened(Duts(folder))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
+    extractor = _extractor(device, weights, model, passes, stride, scale, depth)
     foreground = Foreground(extractor, method, clusters, refinement)
     evaluation = DutsForeground(data, foreground, limit=limit)
     report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
@@ -284,6 +304,7 @@ def voc_clusters(
     passes: Passes = None,
     stride: Stride = None,
     scale: Scale = None,
+    depth: Depth = None,
     device: Device = "auto",
     weights: WeightsFile = None,
     limit: Limit = None,
@@ -298,9 +319,7 @@ def voc_clusters(
 
     refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
     data = opened(Voc(folder, "Segmentation", split, 2012))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
+    extractor = _extractor(device, weights, model, passes, stride, scale, depth)
     regions = Regions(extractor, method, clusters, refinement)
     evaluation = VocClusters(data, regions, region_clusters, limit=limit)
     report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
@@ -323,6 +342,7 @@ def cub_cosegment(
     passes: Passes = None,
     stride: Stride = None,
     scale: Scale = None,
+    depth: Depth = None,
     device: Device = "auto",
     weights: WeightsFile = None,
     limit: Limit = None,
@@ -335,9 +355,7 @@ def cub_cosegment(
     from .._evaluate.methods import CommonForeground
 
     data = opened(Cub(folder, split))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
+    extractor = _extractor(device, weights, model, passes, stride, scale, depth)
     common = CommonForeground(extractor, clusters, votes)
     evaluation = CubCosegment(data, common, group, limit=limit)
     report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
