@@ -224,9 +224,9 @@ def run(
         return document
     rows: dict[str, Row] = {}
     skipped: list[dict[str, str]] = []
-    with _Kept.opened(folder, identity) as kept:
-        done = [one for one in items if one in kept.rows]
-        kept.keep(evaluation.begin(folder, done))
+    kept = _Kept.opened(folder, identity)
+    kept.keep(evaluation.begin(folder, [one for one in items if one in kept.rows]))
+    with kept:
         for k, item in enumerate(items, 1):
             if item in kept.rows:
                 rows[item] = kept.rows[item]
@@ -293,29 +293,29 @@ class _Kept:
         if lines:
             _refuse_others(folder, lines[0], identity)
             kept.rows = {one["item"]: one["row"] for one in lines[1:]}
-        return kept
-
-    def __enter__(self) -> _Kept:
-        remove_leftovers(self._path)
         # A torn line goes, as what is added would end up in it.
-        with replacing(self._path) as path, path.open("w", encoding="utf-8") as file:
-            file.writelines(map(_line, (self._identity, *self._lines())))
-        self._file = self._path.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _lines(self) -> Iterator[Row]:
-        yield from ({"item": item, "row": row} for item, row in self.rows.items())
+        kept._write()
+        return kept
 
     def keep(self, items: Sequence[str]) -> None:
         """Forget all but the rows of these items."""
         if len(items) < len(self.rows):
             wanted = set(items)
             self.rows = {item: row for item, row in self.rows.items() if item in wanted}
-            self._file.close()
-            self.__enter__()
+            self._write()
+
+    def _write(self) -> None:
+        remove_leftovers(self._path)
+        with replacing(self._path) as path, path.open("w", encoding="utf-8") as file:
+            file.write(_line(self._identity))
+            file.writelines(_line({"item": item, "row": row}) for item, row in self.rows.items())
+
+    def __enter__(self) -> _Kept:
+        self._file = self._path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def add(self, item: str, row: Row) -> None:
         self._file.write(_line({"item": item, "row": row}))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from sklearn.cluster import KMeans
 
+from ..core.threads import single_thread
 from .layout import DataSetError, read_annotation, read_picture
 from .methods import Image, Method, Region, unpacked
 from .running import Evaluation, Row
@@ -92,7 +93,9 @@ class VocClusters(Evaluation):
         counts = np.zeros((n + 1, len(CLASSES)), np.int64)
         counts[0] = np.sum([row["background"] for row in rows], 0)
         if n:
-            found = KMeans(n, n_init=10, random_state=0).fit_predict(np.stack(vectors))
+            # Several threads add up in no fixed order.
+            with single_thread():
+                found = KMeans(n, n_init=10, random_state=0).fit_predict(np.stack(vectors))
             np.add.at(counts, found + 1, regions)
         classes_of, by_class = matched(counts)
         result = agreement(by_class)
