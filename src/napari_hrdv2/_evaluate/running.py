@@ -9,13 +9,14 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from .. import __version__
 from ..core.errors import HRDv2Error, ImageError
 from ..core.files import PREFIX, remove_leftovers, replacing
-from .layout import DataSetError, refuse_missing
+from .layout import DataSet, DataSetError, refuse_missing
 
 #: Of an item: numbers, text, lists and so on, as JSON has them. Entries whose names begin with
 #: ``_`` are there for the summary, but not in the results.
@@ -143,6 +144,28 @@ class Evaluation(ABC):
             Those of them whose rows are kept: all by default, or as many as the state knows.
         """
         return done
+
+
+@dataclass(frozen=True, eq=False)
+class ImageEvaluation(Evaluation):
+    """One whose items are the images of a data set.
+
+    Attributes
+    ----------
+    data
+        The images.
+    """
+
+    data: DataSet
+
+    @cached_property
+    def items(self) -> Sequence[str]:
+        """Names of the images."""
+        return self.data.names[: self.limit]
+
+    def files(self, item: str) -> Sequence[Path]:
+        """Image and annotation."""
+        return self.data.pair(item)
 
 
 def run(
