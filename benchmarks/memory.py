@@ -28,7 +28,7 @@ from _data import folder, samples
 from rich.console import Console
 from rich.table import Table
 
-from napari_hrdv2._evaluate.memory import is_measurable, reset_peak, resident
+from napari_hrdv2.core.memory import is_measurable, reset_peak, resident
 
 MEGABYTE = 1e6
 SIDE, TINY = 1024, 64

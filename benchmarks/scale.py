@@ -41,8 +41,8 @@ from _data import folder, samples
 from rich.console import Console
 from rich.table import Table
 
-from napari_hrdv2._evaluate.memory import resident
 from napari_hrdv2._evaluate.scribbles import Sample
+from napari_hrdv2.core.memory import resident
 
 SIDES = (2048, 4096, 8192, 16384)
 _LINEAR_UP_TO = 8192

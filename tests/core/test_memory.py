@@ -31,7 +31,7 @@ def test_what_was_freed_counts_and_what_was_there_does_not():
 
 
 def test_elsewhere_it_is_not_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(memory, "_RESET", tmp_path / "none" / "clear_refs")
+    monkeypatch.setattr(memory, "_CLEAR", tmp_path / "none" / "clear_refs")
     with peak_memory(torch.device("cpu")) as peak:
         pass
     assert peak.growth is None

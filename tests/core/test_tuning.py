@@ -24,7 +24,7 @@ def training_of(*, informative: str, seed: int = 0, strokes: int = STROKES) -> T
         0.5 if informative == "tokens" else 1
     )
     features = (x[stroke] + rng.normal(0, 0.1, (len(stroke), x.shape[1]))).astype(np.float32)
-    return Training(features, label, features, TOKENS, np.ones(FILTERS), lambda: stroke)
+    return Training(features, label, features, TOKENS, lambda: stroke, np.ones(FILTERS))
 
 
 fitted = PixelClassifier()._fitted
@@ -57,7 +57,6 @@ def test_features_of_one_family_have_nothing_to_balance() -> None:
         some.labels,
         some.anywhere[:, :TOKENS],
         TOKENS,
-        np.ones(0),
         some.number,
     )
     assert choose(alone, fitted) == DEFAULT
@@ -72,8 +71,8 @@ def test_strokes_are_held_out_whole_and_never_all_of_a_class() -> None:
         np.concatenate([some.labels, np.full(PIXELS, 3)]),
         some.anywhere,
         TOKENS,
-        np.ones(FILTERS),
         lambda: np.concatenate([some.strokes, lone]),
+        np.ones(FILTERS),
     )
     folds = stroke_folds(whole)
     assert set(folds[whole.labels == 3]) == {-1}

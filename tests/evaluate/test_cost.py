@@ -13,8 +13,8 @@ import torch
 from napari_hrdv2._evaluate import cost_row, run
 from napari_hrdv2._evaluate.cost import Cost, exponent, in_fresh_process, variants
 from napari_hrdv2._evaluate.layout import DataSetError
-from napari_hrdv2._evaluate.memory import is_measurable
 from napari_hrdv2.core.errors import DeviceError, HRDv2Error
+from napari_hrdv2.core.memory import is_measurable
 
 CPU = torch.device("cpu")
 

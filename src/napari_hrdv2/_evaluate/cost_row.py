@@ -16,9 +16,9 @@ import torch
 from ..core.classifier import PixelClassifier
 from ..core.errors import DeviceError, HRDv2Error
 from ..core.extraction import FeatureExtractor
+from ..core.memory import is_measurable, reset_peak, resident
 from ..core.settings import Settings
 from .cost import NO_MEMORY
-from .memory import is_measurable, reset_peak, resident
 from .running import Row
 
 _T = TypeVar("_T")

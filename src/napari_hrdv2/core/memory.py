@@ -11,9 +11,38 @@ from pathlib import Path
 
 import torch
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-# What sets the peak of resident memory to what is resident now.
-_PEAK = "5"
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+# What Linux takes for: forget the peak.
+_RESET_PEAK = "5"
+
+
+def is_measurable() -> bool:
+    """Whether this system tells a process's own memory; Linux does."""
+    return _CLEAR.exists()
+
+
+def resident(what: str) -> int:
+    """Resident memory of this process in bytes: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    Parameters
+    ----------
+    what
+        Name of the entry in ``/proc/self/status``.
+    """
+    found = re.search(rf"{what}:\s+(\d+) kB", _STATUS.read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+def reset_peak() -> None:
+    """Count the peak from now on.
+
+    Raises
+    ------
+    OSError
+        If this system does not let it be reset.
+    """
+    _CLEAR.write_text(_RESET_PEAK)
 
 
 @dataclass
@@ -56,17 +85,10 @@ def peak_memory(device: torch.device) -> Iterator[Peak]:
         peak.growth = torch.cuda.max_memory_allocated(device) - before
         return
     try:
-        _RESET.write_text(_PEAK)
+        reset_peak()
     except OSError:
         yield peak
         return
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     yield peak
-    peak.growth = max(0, _resident("VmHWM") - before)
-
-
-def _resident(what: str) -> int:
-    """Resident memory of this process in bytes: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    found = re.search(rf"{what}:\s+(\d+) kB", _STATUS.read_text())
-    assert found is not None
-    return 1024 * int(found[1])
+    peak.growth = max(0, resident("VmHWM") - before)

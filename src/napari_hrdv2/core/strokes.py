@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -103,18 +103,18 @@ class Training:
         (m, C) of float32, features of pixels spread evenly over the images.
     own
         How many of the C features are the tokens'; filters' follow.
-    factors
-        (C - own,) of float: what the filters' standardised features are multiplied by.
     number
         Finds :attr:`strokes`, which few ask for.
+    factors
+        (C - own,) of float: what the filters' standardised features are multiplied by.
     """
 
     features: npt.NDArray[np.float32]
     labels: npt.NDArray[np.integer]
     anywhere: npt.NDArray[np.float32]
     own: int
-    factors: npt.NDArray[np.floating]
     number: Callable[[], npt.NDArray[np.integer]]
+    factors: npt.NDArray[np.floating] = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def of(
@@ -150,7 +150,7 @@ class Training:
         edges = [np.array(grid.edges or [False] * grid.channels) for grid in tokens.filters]
         factors = np.where(np.concatenate([np.empty(0, bool), *edges]), _EDGES, 1.0)
         own = tokens.data.shape[-1]
-        return cls(rows.at(tokens, index), labels, rows.anywhere(tokens), own, factors, number)
+        return cls(rows.at(tokens, index), labels, rows.anywhere(tokens), own, number, factors)
 
     @classmethod
     def join(cls, parts: Sequence[Training], max_pixels: int) -> Training:
@@ -170,8 +170,8 @@ class Training:
             np.concatenate([part.labels for part in parts]),
             _together([part.anywhere for part in parts]),
             parts[0].own,
-            max((part.factors for part in parts), key=len),
             number,
+            max((part.factors for part in parts), key=len),
         )
         kept = thinned(whole.labels, max_pixels)
         return whole if kept is None else whole[kept]
@@ -183,8 +183,8 @@ class Training:
             self.labels[pixels],
             self.anywhere,
             self.own,
-            self.factors,
             lambda: self.strokes[pixels],
+            self.factors,
         )
 
     @cached_property
