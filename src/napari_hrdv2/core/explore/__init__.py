@@ -3,6 +3,7 @@
 from .attention import AttentionMaps, attention_maps
 from .boxes import Box, boxes
 from .clusters import Clusters
+from .common import spread_indices
 from .cosegmentation import CoSegmentation, cosegment
 from .foreground import attended_foreground, component_foreground, salient_clusters
 from .fused import fused_clusters, fused_features
@@ -32,4 +33,5 @@ __all__ = [
     "fused_features",
     "lengths",
     "salient_clusters",
+    "spread_indices",
 ]
