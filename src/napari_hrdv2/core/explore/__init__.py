@@ -10,6 +10,7 @@ from .fused import fused_clusters, fused_features
 from .matching import Correspondences, correspondences
 from .pca import PrincipalComponents
 from .retrieval import Match, RegionIndex
+from .seeds import strokes_of
 from .similarity import Similarity, descriptor, lengths
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "lengths",
     "salient_clusters",
     "spread_indices",
+    "strokes_of",
 ]
