@@ -9,7 +9,8 @@ from .foreground import attended_foreground, component_foreground, salient_clust
 from .fused import fused_clusters, fused_features
 from .matching import Correspondences, correspondences
 from .pca import PrincipalComponents
-from .retrieval import Match, RegionIndex
+from .regions import RegionKind, regions_of
+from .retrieval import Match, RegionIndex, Regions
 from .seeds import strokes_of
 from .similarity import Similarity, descriptor, lengths
 
@@ -22,6 +23,8 @@ __all__ = [
     "Match",
     "PrincipalComponents",
     "RegionIndex",
+    "RegionKind",
+    "Regions",
     "Similarity",
     "attended_foreground",
     "attention_maps",
@@ -33,6 +36,7 @@ __all__ = [
     "fused_clusters",
     "fused_features",
     "lengths",
+    "regions_of",
     "salient_clusters",
     "spread_indices",
     "strokes_of",
