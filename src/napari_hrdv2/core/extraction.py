@@ -248,7 +248,7 @@ class FeatureExtractor:
         -------
         Tokens
             Without filters. Their settings tell the facet, so that what was made of tokens, or of
-            another facet, refuses them; an extractor of these settings extracts the facet.
+            another facet, refuses them.
 
         Raises
         ------
@@ -257,6 +257,16 @@ class FeatureExtractor:
         ImageError, DeviceError, Cancelled
             As :meth:`passes`.
         """
+        return self.of_facet(kind, block).extract(image, store=store, is_cancelled=is_cancelled)
+
+    def of_facet(self, kind: FacetKind, block: int = -1) -> FeatureExtractor:
+        """An extractor like this one, of the same weights, whose tokens are :meth:`facets`.
+
+        Raises
+        ------
+        HRDv2Error
+            If there is no such kind or block.
+        """
         if kind not in get_args(FacetKind):
             raise HRDv2Error(f"a facet is one of {', '.join(get_args(FacetKind))}, not {kind!r}")
         self._check_block(block)
@@ -264,7 +274,7 @@ class FeatureExtractor:
         other = copy.copy(self)
         # Of the depth nothing depends: whatever it is, the facets are the same.
         other.settings = altered(self.settings, facet=facet, depth=1.0, filters=False)
-        return other.extract(image, store=store, is_cancelled=is_cancelled)
+        return other
 
     def _check_block(self, block: int) -> None:
         depth = self._vit.depth
