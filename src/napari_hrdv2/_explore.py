@@ -37,6 +37,7 @@ from .core.explore import (
     fused_clusters,
     salient_clusters,
 )
+from .core.extraction import FeatureExtractor
 from .core.normalise import stretch
 from .core.planes import Index
 from .core.refine import Refinement
@@ -53,7 +54,13 @@ Steps = Generator[Any, None, _T]
 _FRAMES = 8
 # Fits that are kept; those of similarity hold a map at full size.
 _KEPT = 16
-_WHAT = {"attention": "attention", "q": "queries", "k": "keys", "v": "values"}
+_WHAT = {
+    "tokens": "Features",
+    "attention": "Attention",
+    "q": "Queries",
+    "k": "Keys",
+    "v": "Values",
+}
 
 
 class ClusterOptions(BaseModel):
@@ -99,7 +106,7 @@ class Features(NamedTuple):
     spot
         The plane.
     key
-        Identity of its content and of the kind of features.
+        Identity of its content; what the features are, the tokens' settings tell.
     tokens
         Of all passes, without filters.
     """
@@ -217,6 +224,22 @@ class Exploring(Extracting, Generic[_T]):
             If the job was cancelled within a pass.
         """
         yield Progress(0, 0, "Reading the image")
+        extractor = yield from self.extractor(kind)
+        piece = spot.subject.piece(spot.place, extractor.settings)
+        tokens = self.memory.get(piece.digest, extractor.settings)
+        if tokens is None:
+            passes = extractor.settings.passes
+            yield Progress(0, passes, f"{_WHAT[kind]}, pass 1 of {passes}")
+            found = extractor.passes(piece, store=self.store, is_cancelled=self._cancelled.is_set)
+            for tokens in found:
+                now = min(tokens.passes + 1, passes)
+                yield Progress(tokens.passes, passes, f"{_WHAT[kind]}, pass {now} of {passes}")
+        assert tokens is not None
+        self.memory.put(piece.digest, tokens)
+        return Features(spot, piece.digest, tokens)
+
+    def extractor(self, kind: Kind | Literal["attention"] = "tokens") -> Steps[FeatureExtractor]:
+        """What extracts features of this kind; raises HRDv2Error as :meth:`features`."""
         if not self._found:
             made = yield from self._make()
             # Only where nothing may be downloaded is there none.
@@ -224,22 +247,7 @@ class Exploring(Extracting, Generic[_T]):
             self._found.append(made)
             self.keep(made)
         extractor = self._found[0].extractor
-        piece = spot.subject.piece(spot.place, extractor.settings)
-        key = piece.digest if kind == "tokens" else f"{piece.digest} {kind}"
-        tokens = self.memory.get(key, extractor.settings)
-        if tokens is None and kind == "tokens":
-            passes = extractor.settings.passes
-            yield Progress(0, passes, f"Pass 1 of {passes}")
-            found = extractor.passes(piece, store=self.store, is_cancelled=self._cancelled.is_set)
-            for tokens in found:
-                now = min(tokens.passes + 1, passes)
-                yield Progress(tokens.passes, passes, f"Pass {now} of {passes}")
-        elif tokens is None and kind != "tokens":
-            yield Progress(0, 0, f"Computing {_WHAT[kind]}")
-            tokens = extractor.facets(piece, kind, is_cancelled=self._cancelled.is_set)
-        assert tokens is not None
-        self.memory.put(key, tokens)
-        return Features(spot, key, tokens)
+        return extractor if kind == "tokens" else extractor.of_facet(kind)
 
     def features_of(
         self, spots: Sequence[Spot], kind: Kind | Literal["attention"] = "tokens"
