@@ -554,8 +554,7 @@ class Exploration:
     ) -> Steps[Clusters]:
         if options.n_classes is not None:
             clusters = self._clusters(features, options, mask)
-            count = min(options.n_classes, len(clusters.centroids))
-            return clusters.merged(n_classes=count)
+            return clusters.merged(n_classes=options.n_classes)
         attention = (yield from source.features(features.spot, "attention")).tokens
         yield Progress(0, 0, "Clustering pixels")
         clusters = self._clusters(features, options)

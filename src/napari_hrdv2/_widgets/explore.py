@@ -94,7 +94,7 @@ class ExploreWidget(QWidget):
         self.finds = Finds(viewer)
         self.follower = MouseFollower(viewer, self)
         self.runner = JobRunner(self)
-        self._ties = ExitStack()
+        self._ties, self._image_ties = ExitStack(), ExitStack()
         self._preferences = Preferences()
         # The basis of the colours shown last, with the kind of features that it is of.
         self._basis: tuple[str, PrincipalComponents] | None = None
@@ -104,7 +104,8 @@ class ExploreWidget(QWidget):
         self._build()
         self._open()
         # When the window goes, this object's own methods can no longer be called.
-        self.destroyed.connect(self._ties.close)
+        for ties in (self._image_ties, self._ties):
+            self.destroyed.connect(ties.close)
 
     # The panel ---------------------------------------------------------------------------------
 
@@ -335,6 +336,7 @@ class ExploreWidget(QWidget):
         self.follow_button.setChecked(False)
         self._next = self._shown = None
         self.runner.abandon()
+        self._image_ties.close()
         self._ties.close()
 
     def event(self, event: QEvent | None) -> bool:
@@ -355,16 +357,18 @@ class ExploreWidget(QWidget):
     # The image ---------------------------------------------------------------------------------
 
     def _on_layer_removed(self, event: Any) -> None:
-        if isinstance(event.value, Image):
+        if may_be_image(event.value):
             self.subjects.close(event.value)
 
     def _on_image_changed(self, image: Layer | None) -> None:
-        self.follow_button.setChecked(False)
+        self._image_ties.close()
+        if image is not None:
+            image.events.data.connect(self._on_axes_changed)
+            self._image_ties.callback(image.events.data.disconnect, self._on_axes_changed)
         self.axes.watch(image)
-        self._watch()
-        self._update()
+        self._on_axes_changed()
 
-    def _on_axes_changed(self) -> None:
+    def _on_axes_changed(self, event: object = None) -> None:
         self.follow_button.setChecked(False)
         self._watch()
         self._update()
@@ -556,11 +560,12 @@ class ExploreWidget(QWidget):
         HRDv2Error
             If no image is chosen, or it cannot be explored.
         """
-        _, opened, spot = self.seen()
+        image, opened, spot = self.seen()
         kind, basis = self.exploration.kind, None
         if self.keep_box.isChecked() and self._basis is not None and self._basis[0] == kind:
             basis = self._basis[1]
         what = self._named("components")
+        self.finds.raise_(image, what)
         show = partial(self._show_components, kind, what)
         if self.stack_box.isChecked() and opened.subject.planes.count > 1:
             job = self.exploration.components_of_stack(opened.subject, basis=basis)
@@ -572,11 +577,8 @@ class ExploreWidget(QWidget):
         if isinstance(found, PrincipalComponents):
             self.status.setText("All planes are coloured: colours mean the same in all of them.")
             return
-        is_new = self._basis is None or self._basis[1] is not found.components
         self._basis = kind, found.components
-        layer = self._show_map(found.spot, what, found.colours)
-        if layer is not None and is_new:
-            self.finds.raise_(layer)
+        self._show_map(found.spot, what, found.colours)
         self.status.setText("What has the same colour has like features.")
 
     def attention(self) -> None:
@@ -587,7 +589,8 @@ class ExploreWidget(QWidget):
         HRDv2Error
             As :meth:`components`.
         """
-        _, _, spot = self.seen()
+        image, _, spot = self.seen()
+        self.finds.raise_(image, "attention")
         show = partial(self._show_attention, spot, self.heads_box.isChecked())
         self.start(self.exploration.attention(spot), show, "Finding attention.")
 
@@ -603,7 +606,6 @@ class ExploreWidget(QWidget):
         )
         if layer is not None:
             layer.contrast_limits = limits
-            self.finds.raise_(layer)
         self.status.setText("Bright is what the class token attends to.")
 
     def _show_map(self, spot: Spot, what: str, values: Any, **dress: Any) -> Image | None:
@@ -624,8 +626,10 @@ class ExploreWidget(QWidget):
         HRDv2Error
             As :meth:`components`.
         """
-        _, _, spot = self.seen()
+        image, _, spot = self.seen()
         self._alike = None
+        self.follower.stop()
+        self.finds.raise_(image, self._named("similarity"))
         self.start(self.exploration.similarity(spot), self._begin_to_follow, "Measuring features.")
 
     def _begin_to_follow(self, alike: Alike) -> None:
@@ -633,16 +637,12 @@ class ExploreWidget(QWidget):
             return
         self._alike = alike
         height, width = alike.features.tokens.image_shape
-        layer = self._show_similarity(
-            alike.features.spot, alike.to_pixel((height // 2, width // 2))
-        )
-        if layer is not None:
-            self.finds.raise_(layer)
+        self._show_similarity(alike.features.spot, alike.to_pixel((height // 2, width // 2)))
         self.follower.start()
         self.status.setText("Move the mouse over the image; a click keeps what is shown.")
 
-    def _show_similarity(self, spot: Spot, values: Any) -> Image | None:
-        return self._show_map(
+    def _show_similarity(self, spot: Spot, values: Any) -> None:
+        self._show_map(
             spot,
             self._named("similarity"),
             values,
@@ -654,10 +654,12 @@ class ExploreWidget(QWidget):
     def _pixel(self, position: tuple[float, ...]) -> tuple[int, int] | None:
         """The pixel of the plane that is followed, at a position; None beside it."""
         known = None if self._alike is None else self.where(self._alike.features.spot)
-        if known is None or self._alike is None:
+        if known is None or self._alike is None or len(self._viewer.dims.displayed) != 2:
             return None
         image, opened = known
         if self.index_of(image, opened) != self._alike.features.spot.place.plane:
+            # Another plane is in view by now.
+            self.attempt(self.follow)
             return None
         return pixel_at(image, opened.subject.planes, position)
 
@@ -715,9 +717,10 @@ class ExploreWidget(QWidget):
 
     def _show_similar(self, name: str, found: Any) -> None:
         for spot, values in found:
-            layer = self._show_similarity(spot, values)
-            if layer is not None:
-                self.finds.raise_(layer)
+            self._show_similarity(spot, values)
+            known = self.where(spot)
+            if known is not None:
+                self.finds.raise_(known[0], self._named("similarity"))
         self.status.setText(f"Similarity to {name}.")
 
     # Labels ------------------------------------------------------------------------------------
@@ -759,7 +762,7 @@ class ExploreWidget(QWidget):
             return
         image, opened = known
         layer = self.finds.show_labels(image, opened.window, spot.place.plane, what, labels)
-        layer.visible = True
+        self.finds.raise_(image, what)
         self.boxes_combo.choose(layer)
         count = len(np.unique(labels[labels != 0]))
         self.status.setText(

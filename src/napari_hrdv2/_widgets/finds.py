@@ -9,11 +9,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 from napari.layers import Image, Labels, Layer, Shapes
+from napari.utils import DirectLabelColormap
 
 from .._explore import Boxed
 from ..core.base import default_class
 from ..core.planes import Index
-from .layers import MARK, Window, are_same, blank
+from .layers import MARK, Window, are_same, blank, dress
 
 _L = TypeVar("_L", bound=Layer)
 # So many edges of a box, side by side, would cover the image.
@@ -101,7 +102,14 @@ class Finds:
         def make(data: Any) -> Labels:
             return Labels(data, opacity=0.5, **self._named(image, window, what))
 
-        return self._write(Labels, image, window, index, what, values, make)
+        layer = self._write(Labels, image, window, index, what, values, make)
+        count = int(values.max(initial=1))
+        if not isinstance(layer.colormap, DirectLabelColormap) or count not in (
+            layer.colormap.color_dict
+        ):
+            # The colours that strokes of these labels have.
+            dress(layer, map(default_class, range(1, count + 1)))
+        return layer
 
     def show_boxes(
         self,
@@ -144,15 +152,15 @@ class Finds:
         _lay(layer, window)
         return layer
 
-    def raise_(self, layer: Layer) -> None:
-        """Have a map seen: above the others of its kind."""
-        layers = self._viewer.layers
+    def raise_(self, image: Image, what: str) -> None:
+        """Have what is there already seen; a map lies above the others then."""
+        layer, layers = self.find(image, what), self._viewer.layers
+        if layer is None:
+            return
         maps = [one for one in layers if isinstance(one, Image) and MARK in one.metadata]
         layer.visible = True
-        if maps and maps[-1] is not layer and layer in maps:
-            active = layers.selection.active
+        if layer in maps[:-1]:
             layers.move(layers.index(layer), layers.index(maps[-1]) + 1)
-            layers.selection.active = active
 
     def _write(
         self,
