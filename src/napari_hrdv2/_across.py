@@ -9,7 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
+from skimage.color import hsv2rgb
 
 from ._explore import Exploration, Exploring, Features, Fits, Labels, Mask, Steps
 from ._job import Progress, Spot
@@ -227,6 +229,16 @@ class Across:
             return Sight(path, found, index.read(found), has_channels, index.mask(found))
 
         return self._exploration.job(task)
+
+
+def pair_colours(count: int) -> npt.NDArray[np.float64]:
+    """So many colours (n, 4) in [0, 1], those of neighbours as different as can be."""
+    # Multiples of the golden ratio fall into the largest gap.
+    hue = np.arange(count) * (np.sqrt(5) - 1) / 2 % 1
+    value = np.where(np.arange(count) % 2, 0.75, 1.0)
+    rgb = hsv2rgb(np.stack([hue, np.ones(count), value], -1))
+    colours: npt.NDArray[np.float64] = np.concatenate([rgb, np.ones((count, 1))], 1)
+    return colours
 
 
 def index_path(indexing: Indexing) -> Path:

@@ -58,6 +58,11 @@ class Plane(BaseModel):
     index: tuple[NonNegativeInt, ...]
     shape: tuple[PositiveInt, PositiveInt]
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.path} [{', '.join(map(str, self.index))}]" if self.index else self.path
+
 
 class _Header(BaseModel):
     version: int
