@@ -56,6 +56,14 @@ def press(widget: Any, at: QPoint) -> None:
     QTest.mouseClick(widget.viewport(), Qt.MouseButton.LeftButton, pos=at)
 
 
+def show(section: AcrossImages, title: str) -> None:
+    """Click a tab."""
+    bar = section.tabs.tabBar()
+    (k,) = (k for k in range(bar.count()) if bar.tabText(k) == title)
+    QTest.mouseClick(bar, Qt.MouseButton.LeftButton, pos=bar.tabRect(k).center())
+    assert section.tabs.currentIndex() == k
+
+
 def noise(seed: int = 0, shape: tuple[int, ...] = (56, 84)) -> np.ndarray:
     return img_as_ubyte(np.random.default_rng(seed).random(shape))
 
@@ -109,6 +117,7 @@ def test_points_of_a_pair_have_one_colour(
     viewer.add_image(whole[:, 28:], name="moved", scale=(2, 2))
     explorer.image_combo.choose(viewer.layers["stack"])
     viewer.dims.set_current_step(0, 1)
+    show(section, "Points")
     section.other_combo.choose(viewer.layers["moved"])
     section.count.setValue(12)
     use(section.points_button)
@@ -172,6 +181,7 @@ def test_a_region_is_found_in_a_folder_and_opened(
     told: list[str],
 ) -> None:
     assert (painted.data == 2).sum() > 80
+    show(section, "Folder")
     section.folder.value = folder
     section.regions.setCurrentIndex(2)
     use(section.find_button)
@@ -230,6 +240,7 @@ def test_the_search_is_cancelled_by_a_click(
 ) -> None:
     for k in range(40):
         Picture.fromarray(noise(k, (168, 168))).save(folder / f"more {k}.png")
+    show(section, "Folder")
     section.folder.value = folder
     click(section.find_button)
     bar = explorer.progress.bar
@@ -251,8 +262,10 @@ def test_what_is_missing_is_told(
     for button in (section.colours_button, section.cosegment_button):
         use(button)
         assert "tick at least two images" in told.pop()
+    show(section, "Points")
     use(section.points_button)
     assert "choose another image" in told.pop().lower()
+    show(section, "Folder")
     use(section.find_button)
     assert "No image is open" in told.pop()
     viewer.add_image(striped(), name="seen")
@@ -269,6 +282,7 @@ def test_what_is_missing_is_told(
     (tmp_path / "empty").mkdir()
     use(section.find_button)
     assert "holds no image" in told.pop()
+    show(section, "Common")
     channels = viewer.add_image(np.stack([noise(1), noise(2)]), name="channels")
     use(section.cosegment_button)
     assert "'channels' cannot be explored with the others" in told.pop()

@@ -18,13 +18,13 @@ from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QGridLayout,
-    QGroupBox,
     QHeaderView,
     QLabel,
     QListWidget,
     QListWidgetItem,
     QPushButton,
     QSpinBox,
+    QTabWidget,
     QTreeWidget,
     QTreeWidgetItem,
     QVBoxLayout,
@@ -129,6 +129,8 @@ class AcrossImages(QWidget):
         What does the work.
     images
         Those ticked are looked at together.
+    tabs
+        What there is to do: with the ticked images, with two, and with a folder.
 
     Examples
     --------
@@ -146,11 +148,18 @@ class AcrossImages(QWidget):
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for box in (self._build_common(), self._build_points(), self._build_folder()):
-            layout.addWidget(box)
+        # Below one another they would be higher than many a screen.
+        self.tabs = QTabWidget()
+        for title, content, tip in (
+            ("Common", self._build_common(), "What the ticked images have in common"),
+            ("Points", self._build_points(), "Points of two images that show the same"),
+            ("Folder", self._build_folder(), "Find a region in a folder of images"),
+        ):
+            self.tabs.setTabToolTip(self.tabs.addTab(content, title), tip)
+        layout.addWidget(self.tabs)
 
-    def _build_common(self) -> QGroupBox:
-        box = QGroupBox("Together")
+    def _build_common(self) -> QWidget:
+        box = QWidget()
         self.images = LayerChecks(self._viewer)
         self.images.setToolTip("The images that are looked at together")
         self.colours_button = QPushButton("Same colours")
@@ -176,8 +185,8 @@ class AcrossImages(QWidget):
         self.cosegment_button.clicked.connect(self._on_cosegment)
         return box
 
-    def _build_points(self) -> QGroupBox:
-        box = QGroupBox("Points that show the same")
+    def _build_points(self) -> QWidget:
+        box = QWidget()
         self.other_combo = LayerCombo(self._viewer, may_be_image, "no other image")
         self.other_combo.setToolTip("The image whose points are compared with the one above")
         self.count = QSpinBox()
@@ -198,11 +207,12 @@ class AcrossImages(QWidget):
         grid.addWidget(self.common_box, 1, 0)
         grid.addWidget(self.points_button, 1, 1)
         grid.setColumnStretch(0, 1)
+        grid.setRowStretch(2, 1)
         self.points_button.clicked.connect(self._on_points)
         return box
 
-    def _build_folder(self) -> QGroupBox:
-        box = QGroupBox("Find a region in a folder")
+    def _build_folder(self) -> QWidget:
+        box = QWidget()
         # An empty field is the folder that napari was started in.
         self.folder = FileEdit(
             mode=FileDialogMode.EXISTING_DIRECTORY, tooltip="The folder of images to look through"

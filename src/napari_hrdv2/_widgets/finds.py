@@ -19,8 +19,8 @@ from .layers import MARK, Window, are_same, blank, dress
 _L = TypeVar("_L", bound=Layer)
 # So many edges of a box, side by side, would cover the image.
 _EDGES = 300
-# So many points, side by side, too.
-_POINTS = 50
+# So many points, side by side, would too.
+_POINTS = 25
 
 
 class Finds:
