@@ -37,6 +37,7 @@ from .core.explore import (
     fused_clusters,
     salient_clusters,
     spread_indices,
+    strokes_of,
 )
 from .core.extraction import FeatureExtractor
 from .core.normalise import stretch
@@ -582,6 +583,18 @@ class Exploration:
             samples=options.samples,
         )
         return self._fits.get(key, make)
+
+    def strokes(self, labels: Labels, width: float) -> Exploring[Labels]:
+        """Job that paints strokes of a brush so wide into a plane's labels, to start from.
+
+        See :func:`.strokes_of`.
+        """
+
+        def task(source: Exploring[Labels]) -> Steps[Labels]:
+            yield Progress(0, 0, "Painting strokes")
+            return strokes_of(labels, width=width)
+
+        return self.job(task)
 
     def _looked_at(self, spot: Spot) -> npt.NDArray[Any]:
         """A plane as a picture (h, w) or (h, w, 3 or 4), whichever channels it has."""

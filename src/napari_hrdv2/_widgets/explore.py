@@ -32,6 +32,7 @@ from .. import _preferences as preferences
 from .._explore import Alike, ClusterOptions, Coloured, Exploration, Mask, boxed, make_options
 from .._job import Progress, Spot
 from .._preferences import Preferences
+from ..core.base import default_class
 from ..core.errors import Cancelled, HRDv2Error, ImageError
 from ..core.explore import AttentionMaps, PrincipalComponents
 from ..core.planes import Index
@@ -40,7 +41,7 @@ from .axes import AxesFields
 from .finds import Finds
 from .follow import MouseFollower
 from .layer_combo import LayerCombo
-from .layers import may_be_image, pixel_at, strokes_of, view_of
+from .layers import MARK, brush_px, may_be_image, new_strokes, pixel_at, strokes_of, view_of
 from .parts import ProgressRow, collapsible, disconnect, sentence
 from .refine import RefineOptions
 from .runner import JobRunner
@@ -251,10 +252,17 @@ class ExploreWidget(QWidget):
         self.boxes_combo = LayerCombo(
             self._viewer, lambda layer: isinstance(layer, Labels), "no labels layer"
         )
-        self.boxes_combo.setToolTip("The labels whose regions get boxes: by default found last")
+        self.boxes_combo.setToolTip(
+            "The labels whose regions get boxes, or become strokes: those found last, or others"
+        )
         self.boxes_button = QPushButton("Boxes")
         self.boxes_button.setToolTip(
             "Rectangles around the largest region and the parts of every class above 200 pixels"
+        )
+        self.paint_button = QPushButton("Start painting from these")
+        self.paint_button.setToolTip(
+            "Strokes well inside every class of the labels above, on a new layer: mend what is "
+            "wrong there, and segment in the panel 'Segment'"
         )
         grid = QGridLayout(box)
         for row, (what, button) in enumerate(
@@ -266,10 +274,12 @@ class ExploreWidget(QWidget):
         ):
             grid.addWidget(what, row, 0)
             grid.addWidget(button, row, 1)
+        grid.addWidget(self.paint_button, row + 1, 0, 1, 2)
         grid.setColumnStretch(0, 1)
         self.foreground_button.clicked.connect(self._on_foreground)
         self.clusters_button.clicked.connect(self._on_clusters)
         self.boxes_button.clicked.connect(self._on_boxes)
+        self.paint_button.clicked.connect(self._on_paint)
         return box
 
     def _build_options(self) -> QWidget:
@@ -541,6 +551,7 @@ class ExploreWidget(QWidget):
             self.foreground_button,
             self.clusters_button,
             self.boxes_button,
+            self.paint_button,
         ):
             button.setEnabled(image is not None)
         opened = None if image is None else self.session.subject
@@ -790,15 +801,56 @@ class ExploreWidget(QWidget):
         HRDv2Error
             If no layer is chosen, or none that fits the image.
         """
+        image, opened, index, labels = self._labels_chosen()
+        found = boxed(labels)
+        self.finds.show_boxes(image, opened.window, index, "boxes", found)
+        self.status.setText(f"Boxes: {len(found)}.")
+
+    def start_painting(self) -> None:
+        """Make a layer with strokes of the classes of the labels layer chosen.
+
+        Raises
+        ------
+        HRDv2Error
+            As :meth:`boxes`, or if there are no two classes.
+        """
+        image, opened, index, labels = self._labels_chosen()
+        layer = self.boxes_combo.layer()
+        assert layer is not None
+        labels = labels.astype(np.uint16)
+        if MARK in layer.metadata:
+            # What is left of the foreground is a class, too.
+            labels[labels == 0] = labels.max() + 1
+        if len(np.unique(labels[labels != 0])) < 2:
+            raise HRDv2Error(f"'{layer.name}' has no two classes here: there is nothing to learn")
+        job = self.exploration.strokes(labels, brush_px(opened.subject.planes))
+        self.start(job, partial(self._show_strokes, image, opened, index), "Painting strokes.")
+
+    def _show_strokes(self, image: Image, opened: Opened, index: Index, painted: Any) -> None:
+        if image not in self._viewer.layers:
+            return
+        planes, window = opened.subject.planes, opened.window
+        classes = [default_class(int(label)) for label in np.unique(painted[painted != 0])]
+        strokes = new_strokes(image, planes, window, classes)
+        everything = (slice(0, planes.shape[0]), slice(0, planes.shape[1]))
+        strokes.data[window.at(index, everything)] = painted.astype(strokes.data.dtype)
+        self._viewer.add_layer(strokes)
+        self._viewer.layers.selection.active = strokes
+        strokes.mode = "paint"
+        self.status.setText(
+            f"Strokes of {len(classes)} classes are on '{strokes.name}'. Mend them, and segment in "
+            "the panel 'Segment' (Plugins > HR-Dv2)."
+        )
+
+    def _labels_chosen(self) -> tuple[Image, Opened, Index, Any]:
+        """The image, and the labels (h, w) of its plane in view on the layer chosen."""
         image, opened = self.opened()
         layer = self.boxes_combo.layer()
         if layer is None:
             raise HRDv2Error("find the foreground or clusters first, or choose a labels layer")
         index = self.index_of(image, opened)
-        labels = strokes_of(layer, opened.subject.planes, opened.window).read(index)
-        found = boxed(labels)
-        self.finds.show_boxes(image, opened.window, index, "boxes", found)
-        self.status.setText(f"Boxes: {len(found)}.")
+        labels = strokes_of(layer, opened.subject.planes, opened.window)
+        return image, opened, index, np.asarray(labels.read(index))
 
     # Slots are methods: Qt keeps closures, and with them the panel, alive for ever.
 
@@ -819,6 +871,9 @@ class ExploreWidget(QWidget):
 
     def _on_boxes(self) -> None:
         self.attempt(self.boxes)
+
+    def _on_paint(self) -> None:
+        self.attempt(self.start_painting)
 
 
 def _form(parent: QWidget | None = None) -> QFormLayout:

@@ -252,6 +252,25 @@ def strokes_name(image: Layer) -> str:
     return f"{image.name} strokes"
 
 
+def new_strokes(
+    image: Layer, planes: Planes, window: Window, classes: Iterable[PixelClass]
+) -> Labels:
+    """An empty layer to paint strokes of some classes on an image."""
+    classes = tuple(classes)
+    largest = max(c.label for c in classes)
+    dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
+    data = blank(window.shape, dtype)
+    strokes = Labels(data, name=strokes_name(image), opacity=0.8, **window.place)
+    dress(strokes, classes)
+    strokes.brush_size = brush_px(planes)
+    return strokes
+
+
+def brush_px(planes: Planes) -> int:
+    """Diameter of a brush that suits an image, in pixels."""
+    return int(np.clip(round(min(planes.shape) / 100), 3, 40))
+
+
 def classes_of(layer: Labels) -> list[PixelClass]:
     """Classes that a layer's colours and names tell of."""
     if not isinstance(layer.colormap, DirectLabelColormap):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import napari.viewer
-import numpy as np
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QSize, Qt
@@ -44,11 +43,11 @@ from .images import ImagesList
 from .layer_combo import LayerCombo
 from .layers import (
     Segmentations,
-    blank,
     classes_of,
     dress,
     may_be_image,
     may_be_strokes,
+    new_strokes,
     pixel_size_of,
     planes_of,
     strokes_name,
@@ -483,14 +482,8 @@ class SegmentWidget(QWidget):
         reading = self.loop.subjects.reading(image)
         planes = planes_of(image, reading)
         window = window_of(image, planes, reading)
-        largest = max(c.label for c in self.session.classes)
-        dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
-        strokes = Labels(
-            blank(window.shape, dtype), name=strokes_name(image), opacity=0.8, **window.place
-        )
-        dress(strokes, self.session.classes)
+        strokes = new_strokes(image, planes, window, self.session.classes)
         self._viewer.add_layer(strokes)
-        strokes.brush_size = int(np.clip(round(min(planes.shape) / 100), 3, 40))
         self.strokes_combo.choose(strokes)
         self._paint_on(strokes)
         return strokes
