@@ -213,6 +213,16 @@ def test_an_index_of_other_settings_is_refused(folder, tmp_path, extractor, make
         index.search(extractor.facets(np.eye(60), "k"), (3, 3))
 
 
+def test_an_index_is_done_until_something_changes(folder, extractor, make_extractor):
+    indexing = Indexing(folder, extractor, "grid")
+    index = indexing.finish()
+    assert indexing.is_done(index)
+    assert not Indexing(folder, extractor, "clusters").is_done(index)
+    assert not Indexing(folder, make_extractor(scale=2.0), "grid").is_done(index)
+    Image.fromarray(np.zeros((60, 60), np.uint8)).save(folder / "3.png")
+    assert not indexing.is_done(index)
+
+
 def test_an_image_that_changed_is_told(folder, extractor):
     index = Indexing(folder, extractor, "grid").finish()
     first = index_of(index, 0)

@@ -36,6 +36,7 @@ from .core.explore import (
     descriptor,
     fused_clusters,
     salient_clusters,
+    spread_indices,
     strokes_of,
 )
 from .core.extraction import FeatureExtractor
@@ -379,16 +380,29 @@ class Exploration:
         ImageError
             As :meth:`spot`.
         """
-        kind = self.kind
         spots = [self.spot(subject, index) for index in subject.planes.indices()]
+        return self.components_of(spots, basis=basis)
+
+    def components_of(
+        self,
+        spots: Sequence[Spot],
+        *,
+        basis: PrincipalComponents | None = None,
+        sampled: int = _FRAMES,
+    ) -> Exploring[PrincipalComponents]:
+        """Job that colours several planes alike, perhaps of several images.
+
+        It yields :class:`Coloured` for every plane. Without a basis one is found from so many
+        of them, sampled evenly.
+        """
+        kind = self.kind
 
         def task(source: Exploring[PrincipalComponents]) -> Steps[PrincipalComponents]:
             count = len(spots)
             found = basis
             if found is None:
-                chosen = np.unique(np.linspace(0, count - 1, _FRAMES).round().astype(int))
-                sampled = yield from source.features_of([spots[k] for k in chosen], kind)
-                found = self._basis(sampled)
+                chosen = [spots[k] for k in spread_indices(count, sampled)]
+                found = self._basis((yield from source.features_of(chosen, kind)))
             for k, spot in enumerate(spots):
                 features = yield from source.features(spot, kind)
                 yield self._coloured(features, found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import threading
 import warnings
@@ -16,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, Validat
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialise
 
-from ._batch import find_inputs
+from ._batch import Input, find_inputs, stamp_of
 from ._io import open_image, open_strokes
 from ._job import Cancellable, Progress
 from .core.apply import planes_for
@@ -56,6 +58,11 @@ class Plane(BaseModel):
     index: tuple[NonNegativeInt, ...]
     shape: tuple[PositiveInt, PositiveInt]
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.path} [{', '.join(map(str, self.index))}]" if self.index else self.path
+
 
 class _Header(BaseModel):
     version: int
@@ -63,6 +70,7 @@ class _Header(BaseModel):
     settings: Settings
     kind: str
     axes: str | None
+    stamp: str
     planes: tuple[Plane, ...]
 
 
@@ -133,6 +141,8 @@ class FolderIndex:
         What the regions are, see :func:`.regions_of`, or ``"masks"``.
     axes
         As the images were opened with, see :func:`.open_image`.
+    stamp
+        Of the folder's images, by which one sees that they have changed.
     planes
         Of all images that could be read.
     regions
@@ -149,6 +159,7 @@ class FolderIndex:
     settings: Settings
     kind: str
     axes: str | None
+    stamp: str
     planes: tuple[Plane, ...]
     regions: RegionIndex
     _runs: tuple[_Runs, ...]
@@ -214,6 +225,7 @@ class FolderIndex:
             settings=self.settings,
             kind=self.kind,
             axes=self.axes,
+            stamp=self.stamp,
             planes=self.planes,
         )
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -266,7 +278,8 @@ class FolderIndex:
         runs = zip(np.split(arrays["starts"], ends), np.split(arrays["labels"], ends), strict=True)
         places = tuple((int(k), int(label)) for k, label in arrays["places"])
         return cls(
-            *(Path(header.folder), header.settings, header.kind, header.axes, header.planes),
+            Path(header.folder),
+            *(header.settings, header.kind, header.axes, header.stamp, header.planes),
             RegionIndex(arrays["descriptors"], places),
             tuple(_Runs(*one) for one in runs),
         )
@@ -350,9 +363,8 @@ class Indexing(Cancellable):
         Cancelled
             If it was cancelled.
         """
-        if not self.folder.is_dir():
-            raise ImageError(f"there is no folder {self.folder}")
-        inputs = find_inputs([self.folder], recursive=self.recursive)
+        inputs = self._inputs()
+        stamp = self.stamp
         described: list[_Described] = []
         for done, one in enumerate(inputs):
             path = one.path.relative_to(self.folder).as_posix()
@@ -368,10 +380,40 @@ class Indexing(Cancellable):
                 warnings.warn(f"{path} is left out: {reason}", ImageWarning, stacklevel=2)
         if not described:
             raise ImageError(f"none of the images in {self.folder} can be used")
-        kind = self.kind if self.masks is None else "masks"
         planes, regions, runs = zip(*described, strict=True)
         whole, settings = RegionIndex.join(regions), self.extractor.settings
-        return FolderIndex(self.folder, settings, kind, self.axes, planes, whole, runs)
+        return FolderIndex(
+            *(self.folder, settings, self._what, self.axes, stamp, planes, whole, runs)
+        )
+
+    @property
+    def stamp(self) -> str:
+        """Identity of the folder as it is now, in hex: names, sizes and ages of its images.
+
+        Raises
+        ------
+        ImageError
+            If the folder holds no image.
+        """
+        paths = [one.path for one in self._inputs()]
+        if self.masks is not None and self.masks.is_dir():
+            paths += sorted(one for one in self.masks.rglob("*") if one.is_file())
+        found = [[str(one.resolve()), *stamp_of(one)] for one in paths]
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+    def is_done(self, index: FolderIndex) -> bool:
+        """Whether an index is just what would be found; raises ImageError as :attr:`stamp`."""
+        made = (index.settings, index.kind, index.axes, index.stamp)
+        return made == (self.extractor.settings, self._what, self.axes, self.stamp)
+
+    @property
+    def _what(self) -> str:
+        return self.kind if self.masks is None else "masks"
+
+    def _inputs(self) -> list[Input]:
+        if not self.folder.is_dir():
+            raise ImageError(f"there is no folder {self.folder}")
+        return find_inputs([self.folder], recursive=self.recursive)
 
     def finish(self, progress: Any = None) -> FolderIndex:
         """Do the work at once.

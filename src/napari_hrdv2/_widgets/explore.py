@@ -29,13 +29,14 @@ from qtpy.QtWidgets import (
 from superqt.utils import qdebounced
 
 from .. import _preferences as preferences
-from .._explore import Alike, ClusterOptions, Coloured, Exploration, boxed, make_options
+from .._explore import Alike, ClusterOptions, Coloured, Exploration, Mask, boxed, make_options
 from .._job import Progress, Spot
 from .._preferences import Preferences
 from ..core.base import default_class
 from ..core.errors import Cancelled, HRDv2Error, ImageError
 from ..core.explore import AttentionMaps, PrincipalComponents
 from ..core.planes import Index
+from .across import AcrossImages
 from .axes import AxesFields
 from .finds import Finds
 from .follow import MouseFollower
@@ -150,6 +151,8 @@ class ExploreWidget(QWidget):
         self.refine = RefineOptions(self.session)
         layout.addWidget(collapsible("Clusters: more", self._build_options()))
         layout.addWidget(collapsible("Clusters: refine", self.refine))
+        self.across = AcrossImages(self, self._viewer)
+        layout.addWidget(collapsible("Across images", self.across))
         layout.addWidget(self.progress)
         layout.addWidget(self.status)
         layout.addWidget(self.weights_label)
@@ -326,6 +329,7 @@ class ExploreWidget(QWidget):
         self._ties.callback(preferences.follow(settled))
         for combo in (self.image_combo, self.region_combo, self.boxes_combo):
             combo.follow(self._ties)
+        self.across.follow(self._ties)
         removed = self._viewer.layers.events.removed
         removed.connect(self._on_layer_removed)
         self._ties.callback(removed.disconnect, self._on_layer_removed)
@@ -702,7 +706,16 @@ class ExploreWidget(QWidget):
             self._alike = None
 
     def region(self) -> None:
-        """Show similarity to what is painted with the selected label of the layer chosen.
+        """Show similarity to what is painted, see :meth:`painted`; raises as that."""
+        self._look_elsewhere(*self.painted())
+
+    def painted(self) -> tuple[Spot, Mask, str]:
+        """The region: what is painted in view with the selected label of the layer chosen.
+
+        Returns
+        -------
+        tuple
+            The plane, (h, w) of bool, and what it is called.
 
         Raises
         ------
@@ -719,7 +732,7 @@ class ExploreWidget(QWidget):
             raise HRDv2Error(
                 f"nothing is painted with label {layer.selected_label} of '{layer.name}' in view"
             )
-        self._look_elsewhere(spot, mask, f"label {layer.selected_label} of '{layer.name}'")
+        return spot, mask, f"label {layer.selected_label} of '{layer.name}'"
 
     def _look_elsewhere(self, spot: Spot, where: Any, name: str) -> None:
         others = self.others() if self.others_box.isChecked() else []

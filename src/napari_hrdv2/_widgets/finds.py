@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
-from napari.layers import Image, Labels, Layer, Shapes
+from napari.layers import Image, Labels, Layer, Points, Shapes
 from napari.utils import DirectLabelColormap
 
 from .._explore import Boxed
@@ -19,6 +19,8 @@ from .layers import MARK, Window, are_same, blank, dress
 _L = TypeVar("_L", bound=Layer)
 # So many edges of a box, side by side, would cover the image.
 _EDGES = 300
+# So many points, side by side, would too.
+_POINTS = 25
 
 
 class Finds:
@@ -149,6 +151,42 @@ class Finds:
             layer.add_rectangles(kept)
         layer.features = {"class": np.array(labels, int)}
         layer.edge_color = [default_class(one).colour for one in labels] or "white"
+        _lay(layer, window)
+        return layer
+
+    def show_points(
+        self,
+        image: Image,
+        window: Window,
+        index: Index,
+        what: str,
+        points: npt.NDArray[np.integer],
+        *,
+        colours: npt.NDArray[np.floating],
+        features: Mapping[str, npt.NDArray[Any]],
+    ) -> Points:
+        """Show points of a plane, and no others; for the rest see :meth:`show_image`.
+
+        Parameters
+        ----------
+        points
+            (n, 2) of (y, x) in pixels.
+        colours
+            (n, 4) of them.
+        features
+            A table of n rows, shown under the mouse.
+        """
+        lead = window.at(index, (slice(0), slice(0)))[:-2]
+        data = np.concatenate([np.broadcast_to(lead, (len(points), len(lead))), points], 1)
+        layer = self._find_like(Points, image, what)
+        if layer is None or layer.ndim != len(window.shape):
+            layer = Points(ndim=len(window.shape), **self._named(image, window, what))
+            self._add(image, what, layer)
+        layer.data = data
+        layer.features = features
+        layer.face_color = colours
+        layer.size = max(3, round(max(window.shape[-2:]) / _POINTS))
+        layer.visible = True
         _lay(layer, window)
         return layer
 
