@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -67,15 +65,6 @@ def no_backbone(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(FeatureExtractor, "_forward", refuse)
 
     return forbid
-
-
-def test_needs_neither_qt_nor_napari() -> None:
-    blocked = (
-        "import sys; sys.modules.update(dict.fromkeys(('napari', 'qtpy', 'PyQt6', 'superqt')))"
-    )
-    code = f"{blocked}; import napari_hrdv2._explore as e; print(e.Exploration().kind)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (0, "tokens"), done.stderr
 
 
 def test_tokens_are_those_of_an_extractor(
