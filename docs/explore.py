@@ -23,8 +23,8 @@ from skimage.draw import disk
 from skimage.segmentation import find_boundaries
 from skimage.util import img_as_ubyte
 
+from napari_hrdv2 import Indexing
 from napari_hrdv2._across import pair_colours
-from napari_hrdv2._retrieval import Indexing
 from napari_hrdv2._sample_data import sample_image
 from napari_hrdv2.core.base import default_class
 from napari_hrdv2.core.explore import (
