@@ -120,6 +120,8 @@ def test_points_of_a_pair_have_one_colour(
     show(section, "Points")
     section.other_combo.choose(viewer.layers["moved"])
     section.count.setValue(12)
+    assert section.common_box.isChecked()
+    section.common_box.setChecked(False)
     use(section.points_button)
     first, second = viewer.layers["stack points"], viewer.layers["moved points"]
     assert isinstance(first, Points)

@@ -195,7 +195,11 @@ class AcrossImages(QWidget):
         self.count.setSuffix(" points")
         self.count.setToolTip("Pairs at most, the most alike first")
         self.common_box = QCheckBox("In what both share")
-        self.common_box.setToolTip("Only points in the foreground that both images have")
+        self.common_box.setChecked(True)
+        self.common_box.setToolTip(
+            "Only points in the foreground that both images have: elsewhere the most alike are "
+            "often of floors, walls and borders, at the same place in both"
+        )
         self.points_button = QPushButton("Find points")
         self.points_button.setToolTip(
             "Points of the two images that are each other's most similar; the two of a pair have "
