@@ -280,6 +280,10 @@ def test_what_cannot_be_explored_is_told(
     viewer: Any, explorer: ExploreWidget, use: Any, told: list[str]
 ) -> None:
     assert not explorer.components_button.isEnabled()
+    for section in explorer.sections:
+        section.expand(animate=False)
+    assert [one.isExpanded() for one in explorer.sections] == [False, False, True]
+    assert explorer.minimumSizeHint().height() < 900
     with pytest.raises(HRDv2Error, match="no image is open"):
         explorer.components()
     large = viewer.add_image(np.zeros((3000, 3000), np.uint8), name="large")
