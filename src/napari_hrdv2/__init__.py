@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._retrieval import FolderIndex as FolderIndex
+    from ._retrieval import Indexing as Indexing
     from .core.apply import segment_lazy as segment_lazy
     from .core.base import PixelClass as PixelClass
     from .core.classifier import PixelClassifier as PixelClassifier
@@ -30,21 +32,23 @@ __version__ = "0.1.0"
 
 # Torch takes seconds to import; it is when the first of these is used.
 _HOMES = {
-    "FeatureExtractor": "extraction",
-    "HRDv2Error": "errors",
-    "ObjectSettings": "objects",
-    "PixelClass": "base",
-    "PixelClassifier": "classifier",
-    "Refinement": "refine",
-    "Settings": "settings",
-    "Tokens": "tokens",
-    "TreesClassifier": "trees",
-    "find_objects": "objects",
-    "load_classifier": "methods",
-    "measure_classes": "objects",
-    "measure_objects": "objects",
-    "segment": "segment",
-    "segment_lazy": "apply",
+    "FeatureExtractor": "core.extraction",
+    "FolderIndex": "_retrieval",
+    "HRDv2Error": "core.errors",
+    "Indexing": "_retrieval",
+    "ObjectSettings": "core.objects",
+    "PixelClass": "core.base",
+    "PixelClassifier": "core.classifier",
+    "Refinement": "core.refine",
+    "Settings": "core.settings",
+    "Tokens": "core.tokens",
+    "TreesClassifier": "core.trees",
+    "find_objects": "core.objects",
+    "load_classifier": "core.methods",
+    "measure_classes": "core.objects",
+    "measure_objects": "core.objects",
+    "segment": "core.segment",
+    "segment_lazy": "core.apply",
 }
 __all__ = [*_HOMES]
 
@@ -52,4 +56,4 @@ __all__ = [*_HOMES]
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".core.{_HOMES[name]}", __name__), name)
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

@@ -509,7 +509,7 @@ class _File:
             "made": {
                 "model": sha256,
                 "refinement": batch.refinement.model_dump(),
-                "image": _stamp(self.path),
+                "image": stamp_of(self.path),
                 "axes": batch.axes,
                 "level": batch.level,
             }
@@ -739,7 +739,7 @@ def _ahead(items: Generator[_T, None, None]) -> Generator[_T, None, None]:
             yield item
 
 
-def _stamp(path: Path) -> list[int]:
+def stamp_of(path: Path) -> list[int]:
     """Bytes, and nanoseconds of the last change, of a file or of all in a folder."""
     inside = [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]
     stats = [one.stat() for one in inside]

@@ -438,7 +438,7 @@ def _first_labels(strokes: Iterable[Strokes]) -> set[int]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Extracting(Cancellable):
+class Extracting(Cancellable):
     """What gets features, from memory, disk or the backbone."""
 
     generation: int
@@ -508,7 +508,7 @@ class _Extracting(Cancellable):
 
 
 @dataclass(frozen=True, eq=False)
-class Look(_Extracting):
+class Look(Extracting):
     """Get the features of places; :meth:`Session.look` makes it.
 
     Attributes
@@ -572,7 +572,7 @@ class Look(_Extracting):
 
 
 @dataclass(frozen=True, eq=False)
-class Sweep(_Extracting):
+class Sweep(Extracting):
     """Segment places that nobody looks at, one after the other; :meth:`Session.sweep` makes it."""
 
     spots: tuple[Spot, ...] = ()

@@ -10,14 +10,18 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from npe2 import PluginManager
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from .core.cache import TokenStore, default_folder
 from .core.devices import choose_device
 from .core.settings import Settings
 from .core.weights import REGISTRY
+
+if TYPE_CHECKING:
+    from ._session import Session
 
 _PLUGIN = "napari-hrdv2"
 _FEATURES = Settings()
@@ -137,13 +141,31 @@ def follow(callback: Callable[[Preferences], object]) -> Callable[[], None]:
     return end
 
 
+def prefer(session: Session, old: Preferences, new: Preferences) -> None:
+    """Have a session take over those preferences that are others than before.
+
+    The rest was perhaps chosen in its panel.
+
+    Raises
+    ------
+    HRDv2Error
+        If they cannot be used.
+    """
+    session.memory.budget = new.memory_bytes
+    folder = token_folder(new)
+    if (folder, new.disk_bytes) != (session.store.folder, session.store.budget):
+        session.store = TokenStore(folder, new.disk_bytes)
+    names = [
+        name for name in ("model", "passes", "device") if getattr(new, name) != getattr(old, name)
+    ]
+    session.configure(**{name: getattr(new, name) for name in names})
+
+
 def token_folder(preferences: Preferences) -> Path:
     """Where features are saved: in a folder of their own, which need not be there yet.
 
     A relative ``cache_folder`` counts from the user's home.
     """
-    from .core.cache import default_folder
-
     folder = preferences.cache_folder.strip()
     if not folder:
         return default_folder()
@@ -157,8 +179,6 @@ def clear_cache() -> None:
     """Delete the features saved on disk and notify of the space won: a command of the manifest."""
     from napari.utils.notifications import show_info
     from rich.filesize import decimal
-
-    from .core.cache import TokenStore
 
     store = TokenStore(token_folder(read()), 0)
     before = store.size

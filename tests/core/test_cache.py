@@ -205,6 +205,7 @@ _CHANGES = {
     "patch": (16, True),
     "stride": (7, True),
     "depth": (0.5, True),
+    "facet": (("k", 1), True),
     "scale": (2.0, True),
     "window": (256, True),
     # Only the pixels handed over matter, and whether they are channels: see below.
@@ -243,6 +244,14 @@ def test_keys_of_channels_go_by_the_pixels_and_what_the_backbone_sees_of_them():
     plain = key(channels=(0, 1))
     assert key(channels=(3, 1), channel_count=4) == plain
     assert key(channels=(0, 1), colours="mapped") not in (plain, key(), key(colours="mapped"))
+
+
+def test_keys_tell_facets_apart_and_tokens_keep_theirs():
+    kinds = [("k", 1), ("k", 0), ("q", 1), ("v", 1), ("attention", 1), None]
+    keys = [pass_key("d", resolved(facet=one), Transform(), (0, 0)) for one in kinds]
+    assert len(set(keys)) == len(kinds)
+    # What was on disk before there were facets is found.
+    assert keys[-1] == "99197ce7ac4fdb0694b7ee7aacd7f25bdc6345a0ccbd6119a54301e7e9777d0c"
 
 
 def test_the_digest_is_of_pixels_shape_and_dtype():

@@ -130,7 +130,7 @@ def test_bad_brushes_are_refused(width):
     "truth", [np.ones(5, int), np.ones((2, 5, 5), int), np.ones((5, 5)), np.full((5, 5), -1)]
 )
 def test_what_is_no_truth_is_refused(truth):
-    with pytest.raises(StrokesError, match="truth"):
+    with pytest.raises(StrokesError, match="label"):
         simulate_strokes(truth, 0.5)
 
 

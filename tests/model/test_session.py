@@ -33,7 +33,8 @@ def test_needs_neither_qt_nor_napari() -> None:
     blocked = (
         "import sys; sys.modules.update(dict.fromkeys(('napari', 'qtpy', 'PyQt6', 'superqt')))"
     )
-    code = f"{blocked}; import napari_hrdv2._session as s; print(len(s.Session().classes))"
+    imports = "import napari_hrdv2._explore, napari_hrdv2._session as s"
+    code = f"{blocked}; {imports}; print(len(s.Session().classes))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "2"), done.stderr
 

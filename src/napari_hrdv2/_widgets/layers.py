@@ -181,6 +181,16 @@ def view_of(viewer: Any, layer: Image, planes: Planes) -> tuple[Index, Region | 
     return index, (rows, columns)
 
 
+def pixel_at(layer: Image, planes: Planes, position: Iterable[float]) -> tuple[int, int] | None:
+    """The pixel (y, x) of a plane at a position in the viewer; None where there is none."""
+    point = np.asarray(tuple(position))[-layer.ndim :]
+    at = np.asarray(layer.world_to_data(point))[-2:]
+    full = layer.level_shapes[0] if layer.multiscale else layer.data.shape
+    at = at * np.asarray(planes.shape) / np.asarray(full)[layer.ndim - 2 : layer.ndim]
+    y, x = np.round(at).astype(int).tolist()
+    return (y, x) if 0 <= y < planes.shape[0] and 0 <= x < planes.shape[1] else None
+
+
 def first_part(region: Region | None, shape: tuple[int, int]) -> Region | None:
     """Which part of a plane, of which some is seen, comes first; None where all of it does."""
     if region is None or math.prod(shape) < _LARGE:
@@ -207,21 +217,29 @@ def pixel_size_of(layer: Layer, ndim: int) -> tuple[tuple[float, ...] | None, st
     return (None if set(size) == {1.0} else size), None
 
 
-def blank(shape: tuple[int, ...], dtype: Any) -> Any:
+def blank(shape: tuple[int, ...], dtype: Any, *, samples: int = 0) -> Any:
     """An array of zeros that takes no more memory than what is written to it.
 
-    Beyond a size it lies on disk, where zarr is there, until nobody uses it.
+    Beyond a size it lies on disk, where zarr is there, until nobody uses it. Beside its shape it
+    may have a last axis of samples, such as red, green and blue.
     """
-    if math.prod(shape) * np.dtype(dtype).itemsize > _IN_MEMORY and find_spec("zarr"):
+    last = (samples,) if samples else ()
+    size = math.prod(shape + last) * np.dtype(dtype).itemsize
+    if size > _IN_MEMORY and find_spec("zarr"):
         import zarr
 
         folder = tempfile.TemporaryDirectory(prefix="napari-hrdv2-")
-        chunks = (1,) * (len(shape) - 2) + tuple(min(n, _CHUNK) for n in shape[-2:])
-        array = zarr.create_array(folder.name, shape=shape, dtype=dtype, chunks=chunks)
+        chunks = (1,) * (len(shape) - 2) + tuple(min(n, _CHUNK) for n in shape[-2:]) + last
+        array = zarr.create_array(folder.name, shape=shape + last, dtype=dtype, chunks=chunks)
         finalize(array, folder.cleanup)
         return array
     # The system gives memory to those pages only that are written.
-    return np.zeros(shape, dtype)
+    return np.zeros(shape + last, dtype)
+
+
+def may_be_image(layer: Layer) -> bool:
+    """Whether a layer is an image to work on; not what we found in one."""
+    return isinstance(layer, Image) and MARK not in layer.metadata
 
 
 def may_be_strokes(layer: Layer) -> bool:
@@ -232,6 +250,25 @@ def may_be_strokes(layer: Layer) -> bool:
 def strokes_name(image: Layer) -> str:
     """Name of the layer with an image's strokes."""
     return f"{image.name} strokes"
+
+
+def new_strokes(
+    image: Layer, planes: Planes, window: Window, classes: Iterable[PixelClass]
+) -> Labels:
+    """An empty layer to paint strokes of some classes on an image."""
+    classes = tuple(classes)
+    largest = max(c.label for c in classes)
+    dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
+    data = blank(window.shape, dtype)
+    strokes = Labels(data, name=strokes_name(image), opacity=0.8, **window.place)
+    dress(strokes, classes)
+    strokes.brush_size = brush_px(planes)
+    return strokes
+
+
+def brush_px(planes: Planes) -> int:
+    """Diameter of a brush that suits an image, in pixels."""
+    return int(np.clip(round(min(planes.shape) / 100), 3, 40))
 
 
 def classes_of(layer: Labels) -> list[PixelClass]:
@@ -338,7 +375,7 @@ class Segmentations:
         else:
             layer.data = data
         for name, value in window.place.items():
-            if not _are_same(getattr(layer, name), value):
+            if not are_same(getattr(layer, name), value):
                 setattr(layer, name, value)
 
     def show_part(
@@ -416,6 +453,7 @@ def _segmentation_name(image: Layer) -> str:
     return f"{image.name} segmentation"
 
 
-def _are_same(one: Any, other: Any) -> bool:
+def are_same(one: Any, other: Any) -> bool:
+    """Whether two values of a layer's place are the same."""
     one, other = (getattr(v, "affine_matrix", v) for v in (one, other))
     return np.array_equal(np.asarray(one), np.asarray(other))

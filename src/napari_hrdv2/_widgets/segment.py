@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import napari.viewer
-import numpy as np
 from napari.layers import Image, Labels, Layer
 from napari.utils.notifications import show_error
 from qtpy.QtCore import QEvent, QSize, Qt
@@ -22,12 +21,10 @@ from qtpy.QtWidgets import (
     QGroupBox,
     QHBoxLayout,
     QLabel,
-    QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 from superqt.utils import qdebounced
 
 from .. import _preferences as preferences
@@ -35,7 +32,6 @@ from .._job import Part, Progress, Result, Swept
 from .._preferences import Preferences
 from .._session import Session
 from ..core.base import MAX_LABEL, default_class
-from ..core.cache import TokenStore
 from ..core.errors import HRDv2Error, ImageError
 from ..core.methods import SUFFIXES
 from ..core.refine import gone
@@ -47,10 +43,11 @@ from .images import ImagesList
 from .layer_combo import LayerCombo
 from .layers import (
     Segmentations,
-    blank,
     classes_of,
     dress,
+    may_be_image,
     may_be_strokes,
+    new_strokes,
     pixel_size_of,
     planes_of,
     strokes_name,
@@ -59,6 +56,7 @@ from .layers import (
 )
 from .live import LiveLoop
 from .objects import CountObjects
+from .parts import ProgressRow, collapsible, disconnect, sentence
 from .refine import RefineOptions
 
 _BUTTON_PX = 32
@@ -122,9 +120,7 @@ class SegmentWidget(QWidget):
     # The panel ---------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self.image_combo = LayerCombo(
-            self._viewer, lambda layer: isinstance(layer, Image), "no image is open", eager=True
-        )
+        self.image_combo = LayerCombo(self._viewer, may_be_image, "no image is open", eager=True)
         self.image_combo.setToolTip(
             "The image to segment: of any dimensions, grey, RGB or with several channels"
         )
@@ -166,19 +162,8 @@ class SegmentWidget(QWidget):
         segment_row = QHBoxLayout()
         segment_row.addWidget(self.segment_button, 1)
         segment_row.addWidget(self.live_box)
-        self.progress = QProgressBar()
-        self.progress.setTextVisible(True)
-        self.cancel_button = QPushButton("Cancel")
-        self.cancel_button.setToolTip("Stop the work; passes that are done are kept")
-        self._progress_row = QWidget()
-        progress_layout = QHBoxLayout(self._progress_row)
-        progress_layout.setContentsMargins(0, 0, 0, 0)
-        progress_layout.addWidget(self.progress, 1)
-        progress_layout.addWidget(self.cancel_button)
-        # Nothing jumps when work begins or ends.
-        policy = self._progress_row.sizePolicy()
-        policy.setRetainSizeWhenHidden(True)
-        self._progress_row.setSizePolicy(policy)
+        self._progress_row = ProgressRow()
+        self.progress, self.cancel_button = self._progress_row.bar, self._progress_row.cancel_button
 
         self.status = QLabel()
         self.status.setWordWrap(True)
@@ -199,7 +184,7 @@ class SegmentWidget(QWidget):
         self.refine = RefineOptions(self.session)
         self.objects = CountObjects(self._viewer, self.session, self._segmentations)
         self.advanced = AdvancedSettings(self.session)
-        self.collapsible = _collapsible("Advanced", self.advanced)
+        self.collapsible = collapsible("Advanced", self.advanced)
         self._actions = (
             Action(".", "next class", self.next_class),
             Action(",", "previous class", self.previous_class),
@@ -227,12 +212,12 @@ class SegmentWidget(QWidget):
         layout.addWidget(self._progress_row)
         layout.addWidget(self.status)
         layout.addLayout(model_row)
-        self.images_section = _collapsible("Images to learn from", self.images)
+        self.images_section = collapsible("Images to learn from", self.images)
         layout.addWidget(self.images_section)
-        layout.addWidget(_collapsible("Refine", self.refine))
-        layout.addWidget(_collapsible("Objects", self.objects))
+        layout.addWidget(collapsible("Refine", self.refine))
+        layout.addWidget(collapsible("Objects", self.objects))
         layout.addWidget(self.collapsible)
-        layout.addWidget(_collapsible("Keys", self.keys))
+        layout.addWidget(collapsible("Keys", self.keys))
         layout.addWidget(self.weights_label)
         layout.addStretch(1)
 
@@ -282,7 +267,7 @@ class SegmentWidget(QWidget):
             (session.subjects_changed, self._on_subjects_changed),
         ):
             signal.connect(slot)
-            self._ties.callback(_disconnect, signal, slot)
+            self._ties.callback(disconnect, signal, slot)
         self._prefer(preferences.read())
         settled: Any = qdebounced(self._prefer, timeout=_TYPING_MS)
         self._ties.callback(preferences.follow(settled))
@@ -303,18 +288,10 @@ class SegmentWidget(QWidget):
     def _prefer(self, preferred: Preferences) -> None:
         """Take over those preferences that are others than before; the rest was chosen here."""
         old, self._preferences = self._preferences, preferred
-        session = self.session
-        session.memory.budget = preferred.memory_bytes
-        folder = preferences.token_folder(preferred)
-        if (folder, preferred.disk_bytes) != (session.store.folder, session.store.budget):
-            session.store = TokenStore(folder, preferred.disk_bytes)
         if preferred.live_update != old.live_update:
             self.live_box.setChecked(preferred.live_update)
-        names = [
-            n for n in ("model", "passes", "device") if getattr(preferred, n) != getattr(old, n)
-        ]
         try:
-            session.configure(**{name: getattr(preferred, name) for name in names})
+            preferences.prefer(self.session, old, preferred)
         except HRDv2Error as error:
             self._report(error)
 
@@ -505,14 +482,8 @@ class SegmentWidget(QWidget):
         reading = self.loop.subjects.reading(image)
         planes = planes_of(image, reading)
         window = window_of(image, planes, reading)
-        largest = max(c.label for c in self.session.classes)
-        dtype = np.uint8 if largest <= np.iinfo(np.uint8).max else np.uint16
-        strokes = Labels(
-            blank(window.shape, dtype), name=strokes_name(image), opacity=0.8, **window.place
-        )
-        dress(strokes, self.session.classes)
+        strokes = new_strokes(image, planes, window, self.session.classes)
         self._viewer.add_layer(strokes)
-        strokes.brush_size = int(np.clip(round(min(planes.shape) / 100), 3, 40))
         self.strokes_combo.choose(strokes)
         self._paint_on(strokes)
         return strokes
@@ -629,11 +600,7 @@ class SegmentWidget(QWidget):
         self.status.setText(text)
 
     def _on_progress(self, progress: Progress) -> None:
-        # Nought of nought is Qt's way to show that it does not know how long.
-        self.progress.setRange(0, progress.total)
-        self.progress.setValue(progress.done)
-        self.progress.setFormat(progress.text)
-        self.progress.setToolTip(progress.text)
+        self._progress_row.show_progress(progress)
 
     def _on_failed(self, error: Exception) -> None:
         if isinstance(error, HRDv2Error):
@@ -722,7 +689,7 @@ class SegmentWidget(QWidget):
             self._report(error)
 
     def _report(self, error: HRDv2Error) -> None:
-        text = _sentence(str(error))
+        text = sentence(str(error))
         self.status.setText(text)
         show_error(text)
 
@@ -778,30 +745,9 @@ def _summary(result: Result, follows: bool) -> str:
     return f"Trained and segmented {share}{sharper}.{lost} Where it is wrong, paint a stroke{then}."
 
 
-def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
-    return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _disconnect(signal: Any, slot: Callable[..., object]) -> None:
-    signal.disconnect(slot, missing_ok=True)
-
-
 def _bindable(slot: Callable[[], object]) -> Callable[[object], None]:
     # Napari asks for the names of functions, and passes what the key was pressed on.
     def act(target: object) -> None:
         slot()
 
     return act
-
-
-def _collapsible(title: str, content: QWidget) -> QCollapsible:
-    """A section that is closed at first."""
-    section = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
-    section.setDuration(0)
-    for part in (section, section.content()):
-        inner = part.layout()
-        assert inner is not None
-        inner.setContentsMargins(0, 0, 0, 0)
-    section.addWidget(content)
-    return section

@@ -57,6 +57,7 @@ _NOT_OF_A_PASS = frozenset(
         "channels",
         "channel_count",
         "colours",
+        "facet",
     }
 )
 
@@ -100,6 +101,9 @@ def pass_key(digest: str, settings: Settings, transform: Transform, move: Share)
         transform.shift,
         move,
     ]
+    # Tokens themselves keep the names that they have had.
+    if settings.facet is not None:
+        parts.append(settings.facet)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

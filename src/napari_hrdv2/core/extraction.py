@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import groupby
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -49,11 +50,6 @@ NO_ROOM = (
 
 class DeviceWarning(UserWarning):
     """The work goes on somewhere else than where it was asked to."""
-
-
-class _Facet(NamedTuple):
-    kind: FacetKind
-    block: int
 
 
 @lru_cache(maxsize=1)
@@ -151,6 +147,8 @@ class FeatureExtractor:
             )
         except ValidationError as error:
             raise plain(error) from None
+        if settings.facet is not None:
+            self._check_block(settings.facet[1])
 
     @property
     def _vit(self) -> Backbone:
@@ -243,6 +241,7 @@ class FeatureExtractor:
         kind: FacetKind,
         block: int = -1,
         *,
+        store: TokenStore | None = None,
         is_cancelled: Callable[[], bool] = never,
     ) -> Tokens:
         """What one block computes on the way to its attention, as tokens.
@@ -253,7 +252,7 @@ class FeatureExtractor:
 
         Parameters
         ----------
-        image, is_cancelled
+        image, store, is_cancelled
             As for :meth:`passes`.
         kind
             ``"q"``, ``"k"`` or ``"v"``: queries, keys or values, all heads' channels one after
@@ -265,8 +264,8 @@ class FeatureExtractor:
         Returns
         -------
         Tokens
-            Without filters. Their settings are the extractor's: they do not tell facets from
-            tokens, so keep the two apart.
+            Without filters. Their settings tell the facet, so that what was made of tokens, or of
+            another facet, refuses them.
 
         Raises
         ------
@@ -275,25 +274,36 @@ class FeatureExtractor:
         ImageError, DeviceError, Cancelled
             As :meth:`passes`.
         """
-        depth = _with_facets(self._vit).depth
+        return self.of_facet(kind, block).extract(image, store=store, is_cancelled=is_cancelled)
+
+    def of_facet(self, kind: FacetKind, block: int = -1) -> FeatureExtractor:
+        """An extractor like this one, of the same weights, whose tokens are :meth:`facets`.
+
+        Raises
+        ------
+        HRDv2Error
+            If there is no such kind or block, or the backbone shows none.
+        """
+        _with_facets(self._vit)
         if kind not in get_args(FacetKind):
             raise HRDv2Error(f"a facet is one of {', '.join(get_args(FacetKind))}, not {kind!r}")
+        self._check_block(block)
+        facet = (kind, block % self._vit.depth)
+        other = copy.copy(self)
+        # Of the depth nothing depends: whatever it is, the facets are the same.
+        other.settings = altered(self.settings, facet=facet, depth=1.0, filters=False)
+        return other
+
+    def _check_block(self, block: int) -> None:
+        depth = self._vit.depth
         if not -depth <= block < depth:
             raise HRDv2Error(f"the backbone has {depth} blocks, from 0 to {depth - 1}, not {block}")
-        piece = image if isinstance(image, Piece) else Piece(np.asarray(image))
-        transforms = self.settings.transforms()
-        job = _Passes(self, piece, transforms, is_cancelled, _Facet(kind, block))
-        while job.done < len(transforms):
-            for _ in job.compute():
-                pass
-        return job.tokens()
 
     def _forward(
         self,
         images: torch.Tensor,
         moves: Sequence[Share],
         on_block: Callable[[], None],
-        facet: _Facet | None = None,
     ) -> torch.Tensor:
         """Finite tokens (batch, ny, nx, C) of images (batch, channels, height, width) in [0, 1]."""
         images = images.to(self._device)
@@ -308,11 +318,12 @@ class FeatureExtractor:
 
         def tokens_in(dtype: torch.dtype) -> torch.Tensor:
             vit, stride, seen = self._vit, self.settings.stride, images.to(dtype)
-            if facet is None:
+            if self.settings.facet is None:
                 found = vit(seen, stride, on_block, blocks, moves)
             else:
-                facets = _with_facets(vit).facets(seen, facet.block, stride, on_block, moves)
-                found = facets.tokens(facet.kind)
+                kind, block = self.settings.facet
+                facets = _with_facets(vit).facets(seen, block, stride, on_block, moves)
+                found = facets.tokens(kind)
             return found.to(self._store)
 
         tokens = tokens_in(self._dtype)
@@ -356,10 +367,8 @@ class _Passes:
         piece: Piece,
         transforms: tuple[Transform, ...],
         is_cancelled: Callable[[], bool],
-        facet: _Facet | None = None,
     ) -> None:
         self.done = 0
-        self._facet = facet
         self._extractor, self._piece, self._transforms = extractor, piece, transforms
         self._is_cancelled = is_cancelled
         self._settings = settings = extractor.settings
@@ -374,7 +383,7 @@ class _Passes:
             )
         apart = len(chosen) if settings.colours == "each" else 1
         vit = extractor._vit
-        is_attention = facet is not None and facet.kind == "attention"
+        is_attention = settings.facet is not None and settings.facet[0] == "attention"
         own = _with_facets(vit).heads if is_attention else vit.dim
         self._channels = own * max(1, apart)
         self._tile = whole(plane, settings) if piece.tile is None else piece.tile.inner()
@@ -429,7 +438,7 @@ class _Passes:
     @cached_property
     def _filters(self) -> tuple[Grid, ...]:
         """Channels of filters, where the tokens are; made anew faster than the disk reads them."""
-        if not self._settings.filters or self._facet is not None:
+        if not self._settings.filters:
             return ()
         assert self._data is not None
         pixels, apart = self._pixels, self._settings.has_channels
@@ -516,9 +525,7 @@ class _Passes:
                 for k, window in group
             ]
         )
-        found = self._extractor._forward(
-            images, [moves[k] for k, _ in group], self._on_step, self._facet
-        )
+        found = self._extractor._forward(images, [moves[k] for k, _ in group], self._on_step)
         data = self._room()
         for (k, window), one in zip(group, found, strict=True):
             one = self._transforms[k].undo_tokens(one)

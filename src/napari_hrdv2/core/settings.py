@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from .transforms import Boundary, Pattern, Share, Transform, pass_transforms, spread
 from .upsample import Kernel
+from .vit import FacetKind
 
 Percent = Annotated[float, Field(ge=0, le=100)]
 Colours = Literal["each", "mapped"]
@@ -55,6 +56,11 @@ class Settings(BaseModel):
         le=1,
         description="Share of the backbone's blocks that the tokens go through, in (0, 1]: the "
         "last ones see what things mean rather than where they end, and cost time.",
+    )
+    facet: tuple[FacetKind, Annotated[int, Field(ge=0)]] | None = Field(
+        None,
+        description="What one block computes on the way to its attention, in place of tokens: its "
+        "kind and the block's index from 0, see `FeatureExtractor.facets`.",
     )
     scale: float = Field(
         1.0,

@@ -17,7 +17,7 @@ _DAB = 4
 _MEDIAN_LENGTH_PX = 25.0
 # A stroke keeps away from borders by the brush's width, or by this share of its first point's
 # depth where an object is thinner than that.
-_SHARE_OF_DEPTH = 0.6
+SHARE_OF_DEPTH = 0.6
 
 
 def draw_stroke(
@@ -90,24 +90,36 @@ def simulate_strokes(
     >>> [int((strokes == label).sum()) for label in (1, 2)]
     [50, 50]
     """
-    labels = np.asarray(truth)
-    if labels.ndim != 2 or labels.dtype.kind not in "bui":
-        raise StrokesError(
-            "the truth must be an image (h, w) of whole numbers; "
-            f"got shape {labels.shape} of {labels.dtype}"
-        )
-    if labels.size and labels.min() < 0:
-        raise StrokesError(f"the truth holds the label {labels.min()}: labels go from 1")
+    labels = checked_labels(truth, width)
     if not 0 < fraction <= 1:
         raise StrokesError(f"the fraction must be above 0 and at most 1, got {fraction:g}")
-    if not (width >= 1 and np.isfinite(width)):
-        raise StrokesError(f"the brush must be at least 1 pixel wide, got {width:g}")
     strokes = np.zeros_like(labels)
     for label in np.unique(labels[labels > 0]):
         # Of its own for each class, so that a class more does not move the others' strokes.
         rng = np.random.default_rng([seed, int(label)])
         strokes[_paint(labels == label, fraction, width, rng)] = label
     return strokes
+
+
+def checked_labels(truth: npt.ArrayLike, width: float) -> npt.NDArray[Any]:
+    """What is to be painted on, (h, w) of labels, with a brush that wide.
+
+    Raises
+    ------
+    StrokesError
+        If it is no image of labels, or the brush less than a pixel wide.
+    """
+    labels = np.asarray(truth)
+    if labels.ndim != 2 or labels.dtype.kind not in "bui":
+        raise StrokesError(
+            "labels must be an image (h, w) of whole numbers; "
+            f"got shape {labels.shape} of {labels.dtype}"
+        )
+    if labels.size and labels.min() < 0:
+        raise StrokesError(f"there is the label {labels.min()}: labels go from 1")
+    if not (width >= 1 and np.isfinite(width)):
+        raise StrokesError(f"the brush must be at least 1 pixel wide, got {width:g}")
+    return labels
 
 
 def _paint(
@@ -127,18 +139,18 @@ def _paint(
     weight = np.minimum(depth.ravel()[inside], 4 * width) ** 2
     starts = inside[np.argsort(rng.exponential(size=inside.size) / weight)]
     painted = np.zeros(objects.shape, bool)
-    brush = _brush(width)
+    brush = round_brush(width)
     done = 0
     for start in zip(*np.unravel_index(starts, objects.shape), strict=True):
         if done == wanted:
             break
         if not painted[start]:
             budget = min(longest, wanted - done)
-            done += _stroke(painted, objects, depth, start, budget, brush, width, rng)
+            done += wander(painted, objects, depth, start, budget, brush, width, rng)
     return painted[1:-1, 1:-1]
 
 
-def _stroke(
+def wander(
     painted: npt.NDArray[np.bool_],
     objects: npt.NDArray[np.integer],
     depth: npt.NDArray[np.floating],
@@ -148,8 +160,33 @@ def _stroke(
     width: float,
     rng: np.random.Generator,
 ) -> int:
-    """Draw one stroke of at most ``budget`` pixels, in place; how many it painted."""
-    clear = min(width, _SHARE_OF_DEPTH * depth[start])
+    """Draw one stroke of at most ``budget`` pixels, in place.
+
+    Parameters
+    ----------
+    painted
+        (h, w) of bool.
+    objects
+        (h, w) of integers, 0 all around: the stroke stays where it is what it is at the start.
+    depth
+        (h, w), distance of its pixels to others, in pixels.
+    start
+        (y, x) of the first pixel.
+    budget
+        A count of pixels.
+    brush
+        See :func:`round_brush`.
+    width
+        Of it, in pixels.
+    rng
+        Decides on length and way.
+
+    Returns
+    -------
+    int
+        How many pixels it painted that were not painted before.
+    """
+    clear = min(width, SHARE_OF_DEPTH * depth[start])
     heading = rng.uniform(0, 2 * np.pi)
     bend = rng.normal(0, 0.06)
     steps = int(rng.lognormal(np.log(_MEDIAN_LENGTH_PX), 0.7))
@@ -191,7 +228,7 @@ def _depth(region: npt.NDArray[np.bool_]) -> npt.NDArray[np.floating]:
     return depth
 
 
-def _brush(width: float) -> npt.NDArray[np.intp]:
+def round_brush(width: float) -> npt.NDArray[np.intp]:
     """Offsets (y, x) of the pixels under a round brush, its middle first."""
     reach = int(width / 2)
     side = np.arange(-reach, reach + 1)

@@ -17,7 +17,12 @@ SETTINGS = Settings(model="planted", weights_sha256="0" * 64, patch=PATCH, strid
 
 
 def planted(
-    labels: np.ndarray, *, seed: int = 0, noise: float = 0.02, channels: int = 24
+    labels: np.ndarray,
+    *,
+    seed: int = 0,
+    noise: float = 0.02,
+    channels: int = 24,
+    spread: float = 1.5,
 ) -> Tokens:
     """Tokens of two passes whose vectors tell the label (ny, nx) of their patch, and little else.
 
@@ -25,7 +30,7 @@ def planted(
     """
     directions = np.random.default_rng(99).normal(size=(labels.max() + 1, channels))
     rng = np.random.default_rng(seed)
-    vectors = directions[labels] * rng.uniform(0.5, 2, (2, *labels.shape, 1))
+    vectors = directions[labels] * rng.uniform(0.5, 0.5 + spread, (2, *labels.shape, 1))
     vectors += noise * rng.normal(size=vectors.shape)
     lattices = tuple(
         tuple(Lattice(PATCH / 2 + by, PATCH, n) for n in labels.shape) for by in (-2, 2)

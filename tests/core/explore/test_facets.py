@@ -5,8 +5,11 @@ import pytest
 import torch
 
 from napari_hrdv2.core import extraction
-from napari_hrdv2.core.errors import Cancelled, HRDv2Error
+from napari_hrdv2.core.cache import TokenStore
+from napari_hrdv2.core.classifier import PixelClassifier
+from napari_hrdv2.core.errors import Cancelled, HRDv2Error, SettingsMismatchError
 from napari_hrdv2.core.explore import PrincipalComponents, attention_maps
+from napari_hrdv2.core.extraction import FeatureExtractor
 from napari_hrdv2.core.transforms import Joined
 from napari_hrdv2.core.upsample import dense_map
 
@@ -108,11 +111,57 @@ def test_blocks_differ_and_keys_have_colours(make_extractor, rng):
     assert PrincipalComponents.fit([last]).rgb(last).shape == (60, 60, 3)
 
 
+def test_facets_seen_before_come_from_disk(make_extractor, rng, tmp_path, monkeypatch):
+    extractor, image = make_extractor(passes=2, precision="auto"), rng.random((60, 60))
+    store = TokenStore(tmp_path, 10**8)
+    tokens = extractor.extract(image, store=store)
+    wanted = [("attention", -1), ("k", -1), ("k", 0)]
+    found = [extractor.facets(image, *one, store=store) for one in wanted]
+    assert not torch.equal(found[1].data, tokens.data)
+    assert not torch.equal(found[1].data, found[2].data)
+    monkeypatch.setattr(FeatureExtractor, "_forward", None)
+    again = [extractor.facets(image, *one, store=store) for one in wanted]
+    assert all(torch.equal(a.data, b.data) for a, b in zip(found, again, strict=True))
+    assert torch.equal(extractor.facets(image, "k", 1, store=store).data, found[1].data)
+    assert torch.equal(extractor.extract(image, store=store).data, tokens.data)
+    shallow = make_extractor(passes=2, precision="auto", depth=0.5)
+    assert torch.equal(shallow.facets(image, "k", store=store).data, found[1].data)
+    with pytest.raises(TypeError):
+        extractor.facets(image, "q", store=store)
+
+
+def test_what_learnt_from_tokens_refuses_facets(make_extractor, rng):
+    extractor, image = make_extractor(passes=1), rng.random((60, 60))
+    tokens, keys = extractor.extract(image), extractor.facets(image, "k")
+    strokes = np.repeat([1, 2], 30)[:, None].repeat(60, 1)
+    classifier = PixelClassifier(C=0.01, emphasis=0.3)
+    with pytest.raises(SettingsMismatchError, match=r"facet None against \('k', 1\)"):
+        classifier.fit(tokens, strokes).predict(keys)
+    with pytest.raises(SettingsMismatchError, match="facet"):
+        PrincipalComponents.fit([tokens, keys])
+    classifier.fit(keys, strokes)
+    with pytest.raises(SettingsMismatchError, match="facet"):
+        classifier.predict(extractor.facets(image, "k", 0))
+
+
+def test_a_model_of_facets_finds_them_by_its_settings(make_extractor, rng, tmp_path):
+    extractor, image = make_extractor(passes=2, filters=True), rng.random((60, 60))
+    keys = extractor.facets(image, "k", 0)
+    strokes = np.repeat([1, 2], 30)[:, None].repeat(60, 1)
+    PixelClassifier(C=0.01, emphasis=0.3).fit(keys, strokes).save(tmp_path / "keys.safetensors")
+    classifier = PixelClassifier.load(tmp_path / "keys.safetensors")
+    again = make_extractor(**classifier.settings_.model_dump(exclude={"model"})).extract(image)
+    assert torch.equal(again.data, keys.data)
+    classifier.predict(again)
+
+
 def test_what_cannot_be_is_said(make_extractor, rng):
     extractor, image = make_extractor(), rng.random((60, 60))
     for block in (2, -3):
         with pytest.raises(HRDv2Error, match="2 blocks, from 0 to 1"):
             extractor.facets(image, "k", block)
+    with pytest.raises(HRDv2Error, match="2 blocks, from 0 to 1"):
+        make_extractor(facet=("k", 2))
     with pytest.raises(HRDv2Error, match="attention, q, k, v"):
         extractor.facets(image, "w")
     with pytest.raises(Cancelled):

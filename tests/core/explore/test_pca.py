@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,8 @@ import torch
 from sklearn.decomposition import PCA
 
 from napari_hrdv2.core.errors import HRDv2Error, SettingsMismatchError
-from napari_hrdv2.core.explore import PrincipalComponents, pca
+from napari_hrdv2.core.explore import PrincipalComponents, pca, spread_indices
+from napari_hrdv2.core.explore.common import sampled_tokens
 from napari_hrdv2.core.upsample import dense_map
 
 from .helpers import planted
@@ -103,3 +105,73 @@ def test_what_cannot_be_is_said(images):
         PrincipalComponents.fit([images[0], other])
     with pytest.raises(SettingsMismatchError, match="scale"):
         PrincipalComponents.fit(images).rgb(other)
+
+
+# --- series
+
+
+def series(count=12):
+    """Frames of a band that moves over two grounds, which get longer features as time goes on."""
+    for k in range(count):
+        labels = np.repeat([[0] * 10, [1] * 10], 5, axis=0)
+        labels[:, k % 10] = 2
+        tokens = planted(labels, seed=k)
+        yield replace(tokens, data=tokens.data * (1 + 0.05 * k))
+
+
+def test_a_series_has_the_components_of_all_frames_at_once():
+    found, all_at_once = PrincipalComponents.fit(series(), 2), PrincipalComponents.fit([*series()])
+    naive = PCA(2, svd_solver="full").fit(vectors_of(series(), False))
+    for one in (found, all_at_once):
+        np.testing.assert_allclose(one.mean, naive.mean_, atol=1e-5)
+        np.testing.assert_allclose(
+            np.abs(one.components[:2] @ naive.components_.T), np.eye(2), atol=1e-4
+        )
+
+
+def test_of_a_series_no_more_than_a_frame_and_a_sample_is_there(monkeypatch):
+    monkeypatch.setattr(pca, "_TOKENS", 300)
+    alive = weakref.WeakSet()
+
+    def frames():
+        for tokens in series(20):
+            assert len(alive) <= 1
+            alive.add(tokens)
+            yield tokens
+
+    every, some = PrincipalComponents.fit([*series(20)], 2), PrincipalComponents.fit(frames(), 2)
+    np.testing.assert_array_equal(some.components, every.components)
+    monkeypatch.setattr(pca, "_TOKENS", 10**6)
+    exact = PrincipalComponents.fit(series(20), 2)
+    assert (np.abs((some.components * exact.components).sum(1)) > 0.95).all()
+
+
+def test_every_token_of_a_series_is_as_likely_in_the_sample():
+    numbered = [replace(one, data=torch.full_like(one.data, k)) for k, one in enumerate(series(20))]
+    kept, _ = sampled_tokens(iter(numbered), 1000)
+    counts = np.bincount(kept[:, 0].astype(int), minlength=20)
+    assert counts.sum() == 1000
+    # Fifty of each are expected, with a standard deviation of seven.
+    assert np.abs(counts - 50).max() < 28
+    assert len(sampled_tokens(iter(numbered), 10**6)[0]) == 20 * 200
+
+
+def test_colours_of_what_stays_are_the_same_in_all_frames():
+    labels = np.repeat([[0] * 10, [1] * 10, [3] * 10], 5, axis=0)
+    frames = []
+    for k in range(8):
+        seen = labels.copy()
+        seen[3:, : k + 2] = 2
+        frames.append(planted(seen, seed=k, spread=0))
+    components = PrincipalComponents.fit(frames[k] for k in spread_indices(8, 4))
+    colours = np.stack([components.rgb(one)[:16] for one in frames])
+    assert colours.std(0).max() < 0.1
+    alone = np.stack([PrincipalComponents.fit([one]).rgb(one)[:16] for one in frames])
+    assert alone.std(0).max() > 0.2
+
+
+def test_indices_are_spread_from_the_first_to_the_last():
+    assert spread_indices(100, 4).tolist() == [0, 33, 66, 99]
+    assert spread_indices(3, 16).tolist() == [0, 1, 2]
+    assert spread_indices(1, 16).tolist() == [0]
+    assert len(set(spread_indices(17, 16).tolist())) == 16

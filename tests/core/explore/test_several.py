@@ -69,6 +69,25 @@ def test_strays_of_a_cluster_are_no_occurrence(monkeypatch):
     assert share[0.2] > 0.9
 
 
+def test_classes_of_the_foreground_are_shared():
+    images = [planted(one, seed=k) for k, one in enumerate(COMMON)]
+    truth = [pixels_of(one) for one in COMMON]
+    found = cosegment(images, [1.0 + 4 * (one > 0) for one in truth], 12)
+    for one, mask in zip(found.labels(), found.masks, strict=True):
+        np.testing.assert_array_equal(one, mask)
+    labels = found.labels(2)
+    common = [np.bincount(one[t == 1]).argmax() for one, t in zip(labels, truth, strict=True)]
+    assert len(set(common)) == 1
+    other = np.bincount(labels[0][truth[0] == 2]).argmax()
+    assert {common[0], other} == {1, 2}
+    count = found.is_salient.sum()
+    assert max(one.max() for one in found.labels(99)) == count
+    nothing = found._replace(is_salient=found.is_salient & False)
+    assert not any(one.any() for one in nothing.labels(3))
+    with pytest.raises(HRDv2Error, match="0 classes"):
+        found.labels(0)
+
+
 def test_cosegmentation_without_all_attentions():
     images = [planted(one) for one in COMMON]
     with pytest.raises(HRDv2Error, match="3 images, but attention of 2"):

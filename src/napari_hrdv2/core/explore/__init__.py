@@ -3,12 +3,15 @@
 from .attention import AttentionMaps, attention_maps
 from .boxes import Box, boxes
 from .clusters import Clusters
+from .common import spread_indices
 from .cosegmentation import CoSegmentation, cosegment
 from .foreground import attended_foreground, component_foreground, salient_clusters
 from .fused import fused_clusters, fused_features
 from .matching import Correspondences, correspondences
 from .pca import PrincipalComponents
-from .retrieval import Match, RegionIndex
+from .regions import RegionKind, regions_of
+from .retrieval import Match, RegionIndex, Regions
+from .seeds import strokes_of
 from .similarity import Similarity, descriptor, lengths
 
 __all__ = [
@@ -20,6 +23,8 @@ __all__ = [
     "Match",
     "PrincipalComponents",
     "RegionIndex",
+    "RegionKind",
+    "Regions",
     "Similarity",
     "attended_foreground",
     "attention_maps",
@@ -31,5 +36,8 @@ __all__ = [
     "fused_clusters",
     "fused_features",
     "lengths",
+    "regions_of",
     "salient_clusters",
+    "spread_indices",
+    "strokes_of",
 ]

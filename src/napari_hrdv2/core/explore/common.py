@@ -5,7 +5,7 @@ Everything here leaves hand-made filters out: without strokes nothing tells whic
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,11 +15,14 @@ import torch.nn.functional as F
 
 from ..base import refuse_differences
 from ..errors import HRDv2Error
+from ..settings import Settings
 from ..tokens import Tokens
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
 Pixels = npt.NDArray[np.intp]
+
+_NO_IMAGE = "there is no image to explore: pass the tokens of at least one"
 
 
 def checked(images: Sequence[Tokens]) -> Sequence[Tokens]:
@@ -33,10 +36,14 @@ def checked(images: Sequence[Tokens]) -> Sequence[Tokens]:
         If they were made with different settings.
     """
     if not images:
-        raise HRDv2Error("there is no image to explore: pass the tokens of at least one")
+        raise HRDv2Error(_NO_IMAGE)
     for other in images[1:]:
-        refuse_differences(images[0].settings, other.settings, "those of the first image")
+        _check_alike(images[0].settings, other.settings)
     return images
+
+
+def _check_alike(first: Settings, other: Settings) -> None:
+    refuse_differences(first, other, "those of the first image")
 
 
 def checked_mask(mask: npt.ArrayLike, tokens: Tokens) -> Mask:
@@ -83,13 +90,40 @@ def sampled(count: int, wanted: int) -> Pixels:
     return np.sort(np.random.default_rng(0).choice(count, wanted, replace=False))
 
 
-def sampled_tokens(images: Sequence[Tokens], wanted: int) -> Floats:
-    """About so many tokens (n, C) of all images together, of each in proportion to its own."""
-    vectors = [one.data.flatten(0, 2) for one in images]
-    share = min(1.0, wanted / sum(map(len, vectors)))
-    chosen = [
-        one[torch.from_numpy(sampled(len(one), round(share * len(one)))).to(one.device)]
-        for one in vectors
-    ]
-    found: Floats = torch.cat(chosen).float().cpu().numpy()
-    return found
+def sampled_tokens(images: Iterable[Tokens], wanted: int) -> tuple[Floats, Settings]:
+    """Up to so many tokens (n, C) of all images together, each as likely, and their settings.
+
+    The images are looked at one after the other, and nothing is kept of them but the sample: every
+    token draws a number, and the smallest ones stay (reservoir sampling with a random sort).
+    Raises as :func:`checked`.
+    """
+    rng = np.random.default_rng(0)
+    numbers, kept = np.empty(0), np.empty((0, 0), np.float32)
+    settings = None
+    for tokens in images:
+        settings = settings or tokens.settings
+        _check_alike(settings, tokens.settings)
+        vectors = tokens.data.flatten(0, 2)
+        drawn = rng.random(len(vectors))
+        mine = np.argsort(drawn)[:wanted]
+        if len(numbers) == wanted:
+            mine = mine[drawn[mine] < numbers[-1]]
+        found = vectors[torch.from_numpy(mine).to(vectors.device)].float().cpu().numpy()
+        numbers = np.concatenate([numbers, drawn[mine]])
+        kept = np.concatenate([kept, found]) if len(kept) else found
+        stay = np.argsort(numbers)[:wanted]
+        numbers, kept = numbers[stay], kept[stay]
+    if settings is None:
+        raise HRDv2Error(_NO_IMAGE)
+    return kept, settings
+
+
+def spread_indices(count: int, wanted: int) -> Pixels:
+    """Up to so many of ``count`` indices, the first and the last among them, evenly between.
+
+    Examples
+    --------
+    >>> spread_indices(100, 4).tolist()
+    [0, 33, 66, 99]
+    """
+    return np.linspace(0, count - 1, min(count, wanted)).round().astype(np.intp)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from ..errors import HRDv2Error
 from ..tokens import Tokens
-from .clusters import Clusters
+from .clusters import Clusters, Labels
 from .common import Mask
 from .foreground import salient_clusters
 
@@ -27,13 +28,49 @@ class CoSegmentation(NamedTuple):
         Of all images together; merged, they tell parts of the foreground that are alike.
     is_salient
         (n,) of bool, of every cluster.
-    masks
-        For each image (h, w) of bool: its pixels of salient clusters.
+    assignments
+        For each image (h, w), the cluster of every pixel from 0.
     """
 
     clusters: Clusters
     is_salient: Mask
-    masks: tuple[Mask, ...]
+    assignments: tuple[npt.NDArray[np.integer], ...]
+
+    @property
+    def masks(self) -> tuple[Mask, ...]:
+        """For each image (h, w) of bool: its pixels of salient clusters."""
+        return tuple(self.is_salient[one] for one in self.assignments)
+
+    def labels(self, n_classes: int = 1) -> tuple[Labels, ...]:
+        """The foreground cut into classes, which mean the same in all images.
+
+        Parameters
+        ----------
+        n_classes
+            Number of classes, or that of salient clusters where there are fewer.
+
+        Returns
+        -------
+        tuple of ndarray of uint16
+            For each image (h, w): classes from 1, 0 is background.
+
+        Raises
+        ------
+        HRDv2Error
+            If there is not even one.
+        """
+        if n_classes < 1:
+            raise HRDv2Error(f"{n_classes} classes asked for: there is at least one")
+        salient = np.flatnonzero(self.is_salient)
+        class_of = np.zeros(len(self.is_salient), np.uint16)
+        if len(salient):
+            parts = replace(
+                self.clusters,
+                centroids=self.clusters.centroids[salient],
+                classes=np.arange(1, len(salient) + 1),
+            )
+            class_of[salient] = parts.merged(n_classes=min(n_classes, len(salient))).classes
+        return tuple(class_of[one] for one in self.assignments)
 
 
 def cosegment(
@@ -81,4 +118,4 @@ def cosegment(
     ] & is_present
     counts = cast.sum(0)
     is_salient = (counts > 0) & (counts >= votes * is_present.sum(0))
-    return CoSegmentation(clusters, is_salient, tuple(is_salient[one] for one in assignments))
+    return CoSegmentation(clusters, is_salient, tuple(assignments))

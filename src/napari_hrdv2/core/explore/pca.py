@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,7 +14,7 @@ from ..errors import HRDv2Error
 from ..settings import Settings
 from ..tokens import Tokens
 from ..upsample import projected_maps
-from .common import Floats, checked, sampled_tokens, unit, unit_tokens
+from .common import Floats, sampled_tokens, unit, unit_tokens
 
 # Of more tokens the directions are the same to the eye.
 _TOKENS = 10_000
@@ -45,6 +45,9 @@ class PrincipalComponents:
     --------
     >>> components = PrincipalComponents.fit([first, second])  # doctest: +SKIP
     >>> colours = components.rgb(third)  # doctest: +SKIP
+    >>> some = (extractor.extract(movie[k]) for k in spread_indices(len(movie), 16))
+    ... # doctest: +SKIP
+    >>> PrincipalComponents.fit(some)  # doctest: +SKIP
     """
 
     mean: Floats
@@ -56,7 +59,7 @@ class PrincipalComponents:
     @classmethod
     def fit(
         cls,
-        images: Sequence[Tokens],
+        images: Iterable[Tokens],
         count: int = 3,
         *,
         normalised: bool = False,
@@ -67,7 +70,8 @@ class PrincipalComponents:
         Parameters
         ----------
         images
-            Tokens of the images, all made alike; of many tokens a sample is taken.
+            Tokens of the images, all made alike; of many tokens a sample is taken. They may be
+            those of a series, extracted one after the other: none but the sample is kept.
         count
             Number K of components, from 1 to C.
         normalised
@@ -82,7 +86,7 @@ class PrincipalComponents:
         SettingsMismatchError
             If the tokens were made with different settings.
         """
-        vectors = sampled_tokens(checked(images), _TOKENS)
+        vectors, settings = sampled_tokens(images, _TOKENS)
         if normalised:
             vectors = unit(vectors)
         most = min(vectors.shape)
@@ -95,7 +99,7 @@ class PrincipalComponents:
         low, high = np.percentile(pca.transform(vectors), percentiles, axis=0)
         levels = np.stack([low, high], 1).astype(np.float32)
         mean, components = (one.astype(np.float32) for one in (pca.mean_, pca.components_))
-        return cls(mean, components, levels, normalised, images[0].settings)
+        return cls(mean, components, levels, normalised, settings)
 
     def maps(self, tokens: Tokens) -> Floats:
         """The components at every pixel.

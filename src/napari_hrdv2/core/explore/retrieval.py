@@ -34,6 +34,32 @@ class Match(NamedTuple):
     similarity: float
 
 
+class Regions(NamedTuple):
+    """Regions of one image, each with what stands for it.
+
+    Attributes
+    ----------
+    descriptors
+        (n, C) of float32, of length 1.
+    labels
+        Of the regions, ascending.
+    """
+
+    descriptors: Floats
+    labels: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokens: Tokens, labels: npt.NDArray[np.integer]) -> Self:
+        """Describe the regions of a label image (h, w), in which 0 is none."""
+        found = regionprops(labels)
+        descriptors = [direction(tokens, one.coords) for one in found]
+        channels = tokens.grids[0].channels
+        return cls(
+            np.stack(descriptors) if found else np.empty((0, channels), np.float32),
+            tuple(int(one.label) for one in found),
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class RegionIndex:
     """Descriptors of the regions of many images.
@@ -74,18 +100,28 @@ class RegionIndex:
         """
         if len(regions) != len(images):
             raise HRDv2Error(f"there are {len(images)} images, but regions of {len(regions)}")
-        descriptors, places = [], []
+        parts = []
         for k, (tokens, labels) in enumerate(zip(checked(images), regions, strict=True)):
             if labels.shape != tokens.image_shape:
                 raise HRDv2Error(
                     f"the regions of image {k} are {labels.shape}, the image {tokens.image_shape}"
                 )
-            for region in regionprops(labels):
-                descriptors.append(direction(tokens, region.coords))
-                places.append((k, int(region.label)))
-        if not descriptors:
+            parts.append(Regions.of(tokens, labels))
+        return cls.join(parts)
+
+    @classmethod
+    def join(cls, parts: Sequence[Regions]) -> Self:
+        """The regions of several images, whose features were described one by one.
+
+        Raises
+        ------
+        HRDv2Error
+            If there are no regions.
+        """
+        places = tuple((k, label) for k, one in enumerate(parts) for label in one.labels)
+        if not places:
             raise HRDv2Error("there are no regions in any image: segment them first")
-        return cls(np.stack(descriptors), tuple(places))
+        return cls(np.concatenate([one.descriptors for one in parts if one.labels]), places)
 
     def rank(self, wanted: Floats, count: int | None = None) -> tuple[Match, ...]:
         """The regions most like a descriptor, the most alike first.
