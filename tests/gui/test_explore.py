@@ -252,8 +252,12 @@ def test_layers_are_written_in_place_or_made_anew(
     viewer: Any, explorer: ExploreWidget, use: Any
 ) -> None:
     viewer.add_image(halves(), name="halves")
+    strokes = viewer.add_labels(np.zeros((56, 70), np.uint8), name="painted")
+    strokes.mode = "paint"
     use(explorer, explorer.components_button)
     use(explorer, explorer.attention_button)
+    assert viewer.layers.selection.active is strokes
+    assert strokes.mode == "paint"
     colours, attention = viewer.layers["halves components"], viewer.layers["halves attention"]
     assert viewer.layers.index(attention) > viewer.layers.index(colours)
     colours.visible = False
@@ -276,6 +280,10 @@ def test_what_cannot_be_explored_is_told(
     viewer: Any, explorer: ExploreWidget, use: Any, told: list[str]
 ) -> None:
     assert not explorer.components_button.isEnabled()
+    for section in explorer.sections:
+        section.expand(animate=False)
+    assert [one.isExpanded() for one in explorer.sections] == [False, False, True]
+    assert explorer.minimumSizeHint().height() < 900
     with pytest.raises(HRDv2Error, match="no image is open"):
         explorer.components()
     large = viewer.add_image(np.zeros((3000, 3000), np.uint8), name="large")

@@ -27,7 +27,13 @@ from napari_hrdv2.core.errors import (
     RefinementWarning,
     SettingsMismatchError,
 )
-from napari_hrdv2.core.explore import Box, PrincipalComponents, attention_maps, component_foreground
+from napari_hrdv2.core.explore import (
+    Box,
+    Clusters,
+    PrincipalComponents,
+    attention_maps,
+    component_foreground,
+)
 from napari_hrdv2.core.extraction import FeatureExtractor
 from napari_hrdv2.core.planes import Planes
 
@@ -188,6 +194,10 @@ def test_clusters_of_the_foreground_alone(exploration, spot, run, within, is_fus
     labels, _ = run(exploration.clusters(spot, options))
     foreground, _ = run(exploration.foreground(spot, within))
     np.testing.assert_array_equal(labels > 0, foreground)
+    if not is_fused:
+        tokens = run(exploration.tokens_of(spot))[0].tokens
+        clusters = Clusters.fit([tokens], 10, masks=[foreground]).merged(n_classes=3)
+        np.testing.assert_array_equal(labels, clusters.segment(tokens, foreground))
 
 
 def test_as_many_classes_as_differ_from_the_background(exploration, spot, run) -> None:

@@ -125,6 +125,17 @@ def test_the_active_layer_and_its_tool_stay(viewer: ViewerModel) -> None:
     assert [layer.name for layer in viewer.layers][:2] == ["it", "it values"]
 
 
+def test_finds_go_where_their_image_goes(viewer: ViewerModel) -> None:
+    image, planes, window = opened(viewer, _KINDS["2-D"])
+    finds = Finds(viewer)
+    values = np.zeros((40, 50), np.float32)
+    layer = finds.show_image(image, window, (), "values", values)
+    image.scale, image.translate = (5, 6), (1, 2)
+    window = window_of(image, planes, Reading())
+    assert finds.show_image(image, window, (), "values", values) is layer
+    np.testing.assert_allclose(layer.data_to_world((7, 31)), image.data_to_world((7, 31)))
+
+
 def test_labels_beyond_a_byte_and_their_colours(viewer: ViewerModel) -> None:
     image, _, window = opened(viewer, _KINDS["2-D"])
     finds = Finds(viewer)

@@ -149,10 +149,13 @@ class ExploreWidget(QWidget):
         ):
             layout.addWidget(box)
         self.refine = RefineOptions(self.session)
-        layout.addWidget(collapsible("Clusters: more", self._build_options()))
-        layout.addWidget(collapsible("Clusters: refine", self.refine))
+        options = collapsible("Clusters: more", self._build_options())
+        refine = collapsible("Clusters: refine", self.refine)
         self.across = AcrossImages(self, self._viewer)
-        layout.addWidget(collapsible("Across images", self.across))
+        self.sections = options, refine, collapsible("Across images", self.across)
+        for section in self.sections:
+            layout.addWidget(section)
+            section.toggled.connect(self._on_section)
         layout.addWidget(self.progress)
         layout.addWidget(self.status)
         layout.addWidget(self.weights_label)
@@ -169,6 +172,12 @@ class ExploreWidget(QWidget):
         self.runner.ended.connect(self._on_ended)
         self.follower.moved.connect(self._on_moved)
         self.follower.clicked.connect(self._on_clicked)
+
+    def _on_section(self, is_open: bool) -> None:
+        """All open at once would be higher than a screen."""
+        for section in self.sections:
+            if is_open and section is not self.sender():
+                section.collapse(animate=False)
 
     def _build_maps(self) -> QGroupBox:
         box = QGroupBox("See features")

@@ -244,15 +244,12 @@ class Finds:
     def _add(self, image: Image, what: str, layer: Layer) -> None:
         layers = self._viewer.layers
         active = layers.selection.active
-        mode = getattr(active, "mode", None)
         maps = [layers.index(one) for one in layers if isinstance(one, Image)]
         above = max(maps, default=-1) + 1
         # Maps lie under whatever is painted.
         layers.insert(above if isinstance(layer, Image) else len(layers), layer)
         self._of.setdefault(image, {})[what] = layer
         layers.selection.active = active
-        if active is not None and mode is not None:
-            active.mode = mode
 
 
 def _lay(layer: Layer, window: Window) -> None:
