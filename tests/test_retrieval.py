@@ -274,6 +274,7 @@ def edited(name, value):
         edited("starts", lambda a: a + 1),
         edited("starts", lambda a: a[::-1].copy()),
         edited("starts", lambda a: a * 9999),
+        edited("starts", lambda a: np.concatenate([a[:1], a[2:0:-1], a[3:]])),
         edited("labels", lambda a: a[1:]),
     ],
 )
