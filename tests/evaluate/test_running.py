@@ -194,13 +194,31 @@ def test_nothing_measured_is_an_error(folder: Path, tmp_path: Path) -> None:
         finish(Lengths(folder, limit=1), tmp_path / "out.json")
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "{", "\x00"])
-def test_a_file_of_another_kind_is_not_overwritten(folder: Path, tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{", "\x00", '{"images": [], "annotations": []}'])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_of_another_kind_is_never_overwritten(
+    folder: Path, tmp_path: Path, text: str, overwrite: bool
+) -> None:
     out = tmp_path / "out.json"
     out.write_text(text)
     with pytest.raises(HRDv2Error, match="holds no results"):
-        finish(Lengths(folder), out)
+        finish(Lengths(folder), out, overwrite=overwrite)
     assert out.read_text() == text
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_another_kind_is_never_removed(
+    folder: Path, tmp_path: Path, overwrite: bool
+) -> None:
+    (tmp_path / "out.partial").mkdir()
+    finish(Lengths(folder), tmp_path / "out.json")
+    assert not (tmp_path / "out.partial").exists()
+    (tmp_path / "out.json").unlink()
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "thesis.txt").touch()
+    with pytest.raises(HRDv2Error, match=r"out\.partial is there and not of a run"):
+        finish(Lengths(folder), tmp_path / "out.json", overwrite=overwrite)
+    assert (tmp_path / "out.partial" / "thesis.txt").exists()
 
 
 def test_output_is_a_json_file(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -24,14 +25,19 @@ from .options import (
     Scale,
     Stride,
     WeightsFile,
+    spread,
 )
 from .shared import fail, make_extractor, stderr
 
 if TYPE_CHECKING:
     from .._evaluate import Document, Evaluation
     from .._evaluate.layout import DataSet
+    from ..core.extraction import FeatureExtractor
+    from ..core.refine import Refinement
 
     _D = TypeVar("_D", bound=DataSet)
+
+_REFINED = ("guided", "crf", "majority", "min_size")
 
 evaluate_app = typer.Typer(
     help="Score what is done without labels, and with few, on public data sets in their own "
@@ -58,6 +64,14 @@ Kind = Annotated[
 Clusters = Annotated[
     int, typer.Option(min=1, help="Clusters of an image, or of a group, for attention.")
 ]
+Depth = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the backbone's blocks that tokens are taken after; 1, the last one, as the "
+        "paper does. By default 0.75.",
+        show_default=False,
+    ),
+]
 CubSplit = Annotated[str, typer.Option(help="Images of CUB: test, train or all.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Begin anew where there are results already.")
@@ -68,6 +82,51 @@ SkipMissing = Annotated[
         "--skip-missing", help="Leave out what lacks a file, rather than refuse the data set."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is explored."""
+
+    model: Model = "auto"
+    passes: Passes = None
+    stride: Stride = None
+    scale: Scale = None
+    depth: Depth = None
+    device: Device = "auto"
+    weights: WeightsFile = None
+
+    def extractor(self) -> FeatureExtractor:
+        """Without filters, as nothing tells which of them matter."""
+        given = asdict(self)
+        return make_extractor(given.pop("device"), given.pop("weights"), filters=False, **given)
+
+
+@dataclass(frozen=True)
+class Salient:
+    """What stands out of it."""
+
+    method: Kind = "attention"
+    clusters: Clusters = 80
+    guided: Guided = 0
+    crf: Crf = False
+    majority: Majority = 0
+    min_size: MinSize = 0
+
+    def refinement(self) -> Refinement:
+        from ..core.refine import make_refinement
+
+        given = asdict(self)
+        return make_refinement(**{name: given[name] for name in _REFINED})
+
+
+@dataclass(frozen=True)
+class Running:
+    """How an evaluation is run."""
+
+    limit: Limit = None
+    overwrite: Overwrite = False
+    skip_missing: SkipMissing = False
 
 
 def opened(data: _D) -> _D:
@@ -162,9 +221,11 @@ def _number(value: Any) -> str:
 
 
 @evaluate_app.command("voc-boxes")
+@spread
 def voc_boxes(
     folder: Data,
     output: Output,
+    *,
     year: Annotated[
         int | None,
         typer.Option(
@@ -178,155 +239,99 @@ def voc_boxes(
             "--keep-hard", help="Count objects, too, that are marked as difficult or truncated."
         ),
     ] = False,
-    method: Kind = "attention",
-    clusters: Clusters = 80,
-    guided: Guided = 0,
-    crf: Crf = False,
-    majority: Majority = 0,
-    min_size: MinSize = 0,
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    scale: Scale = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
-    limit: Limit = None,
-    overwrite: Overwrite = False,
-    skip_missing: SkipMissing = False,
+    salient: Salient,
+    features: Features,
+    how: Running,
 ) -> None:
     """Object localisation on PASCAL VOC 2007 or 2012: CorLoc, boxes per image."""
     from .._evaluate.methods import Objects
     from .._evaluate.voc import Voc
     from .._evaluate.voc_boxes import VocBoxes
-    from ..core.refine import make_refinement
 
-    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    refinement = salient.refinement()
     data = opened(Voc(folder, "Main", split, year))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
-    boxes = Objects(extractor, method, clusters, refinement)
-    evaluation = VocBoxes(data, boxes, keep_hard, limit=limit)
-    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+    boxes = Objects(features.extractor(), salient.method, salient.clusters, refinement)
+    evaluation = VocBoxes(data, boxes, keep_hard, limit=how.limit)
+    report(evaluation, output, overwrite=how.overwrite, skip_missing=how.skip_missing)
 
 
 @evaluate_app.command("cub-foreground")
+@spread
 def cub_foreground(
     folder: Data,
     output: Output,
+    *,
     split: CubSplit = "test",
-    method: Kind = "attention",
-    clusters: Clusters = 80,
-    guided: Guided = 0,
-    crf: Crf = False,
-    majority: Majority = 0,
-    min_size: MinSize = 0,
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    scale: Scale = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
-    limit: Limit = None,
-    overwrite: Overwrite = False,
-    skip_missing: SkipMissing = False,
+    salient: Salient,
+    features: Features,
+    how: Running,
 ) -> None:
     """Foreground on CUB-200-2011: mean IoU."""
     from .._evaluate.foreground import CubForeground
     from .._evaluate.masks import Cub
     from .._evaluate.methods import Foreground
-    from ..core.refine import make_refinement
 
-    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    refinement = salient.refinement()
     data = opened(Cub(folder, split))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
-    foreground = Foreground(extractor, method, clusters, refinement)
-    evaluation = CubForeground(data, foreground, limit=limit)
-    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+    foreground = Foreground(features.extractor(), salient.method, salient.clusters, refinement)
+    evaluation = CubForeground(data, foreground, limit=how.limit)
+    report(evaluation, output, overwrite=how.overwrite, skip_missing=how.skip_missing)
 
 
 @evaluate_app.command("duts-foreground")
+@spread
 def duts_foreground(
     folder: Data,
     output: Output,
-    method: Kind = "attention",
-    clusters: Clusters = 80,
-    guided: Guided = 0,
-    crf: Crf = False,
-    majority: Majority = 0,
-    min_size: MinSize = 0,
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    scale: Scale = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
-    limit: Limit = None,
-    overwrite: Overwrite = False,
-    skip_missing: SkipMissing = False,
+    *,
+    salient: Salient,
+    features: Features,
+    how: Running,
 ) -> None:
     """Foreground on DUTS-TE: mean IoU."""
     from .._evaluate.foreground import DutsForeground
     from .._evaluate.masks import Duts
     from .._evaluate.methods import Foreground
-    from ..core.refine import make_refinement
 
-    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    refinement = salient.refinement()
     data = opened(Duts(folder))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
-    foreground = Foreground(extractor, method, clusters, refinement)
-    evaluation = DutsForeground(data, foreground, limit=limit)
-    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+    foreground = Foreground(features.extractor(), salient.method, salient.clusters, refinement)
+    evaluation = DutsForeground(data, foreground, limit=how.limit)
+    report(evaluation, output, overwrite=how.overwrite, skip_missing=how.skip_missing)
 
 
 @evaluate_app.command("voc-clusters")
+@spread
 def voc_clusters(
     folder: Data,
     output: Output,
+    *,
     split: Annotated[str, typer.Option(help="List in ImageSets/Segmentation.")] = "val",
     region_clusters: Annotated[
         int, typer.Option(min=1, help="Clusters of all images' regions, beside the background.")
     ] = 20,
-    method: Kind = "attention",
-    clusters: Clusters = 80,
-    guided: Guided = 0,
-    crf: Crf = False,
-    majority: Majority = 0,
-    min_size: MinSize = 0,
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    scale: Scale = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
-    limit: Limit = None,
-    overwrite: Overwrite = False,
-    skip_missing: SkipMissing = False,
+    salient: Salient,
+    features: Features,
+    how: Running,
 ) -> None:
     """Segmentation on PASCAL VOC 2012 by clusters matched with the classes: accuracy, mean IoU."""
     from .._evaluate.methods import Regions
     from .._evaluate.voc import Voc
     from .._evaluate.voc_clusters import VocClusters
-    from ..core.refine import make_refinement
 
-    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    refinement = salient.refinement()
     data = opened(Voc(folder, "Segmentation", split, 2012))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
-    regions = Regions(extractor, method, clusters, refinement)
-    evaluation = VocClusters(data, regions, region_clusters, limit=limit)
-    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+    regions = Regions(features.extractor(), salient.method, salient.clusters, refinement)
+    evaluation = VocClusters(data, regions, region_clusters, limit=how.limit)
+    report(evaluation, output, overwrite=how.overwrite, skip_missing=how.skip_missing)
 
 
 @evaluate_app.command("cub-cosegment")
+@spread
 def cub_cosegment(
     folder: Data,
     output: Output,
+    *,
     split: CubSplit = "test",
     group: Annotated[
         int, typer.Option(min=2, help="Images of one class looked at together, about.")
@@ -336,15 +341,8 @@ def cub_cosegment(
         typer.Option(min=0, max=1, help="Share of its images that must find a cluster salient."),
     ] = 0.5,
     clusters: Clusters = 80,
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    scale: Scale = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
-    limit: Limit = None,
-    overwrite: Overwrite = False,
-    skip_missing: SkipMissing = False,
+    features: Features,
+    how: Running,
 ) -> None:
     """Co-segmentation of images of one class on CUB-200-2011: mean IoU."""
     from .._evaluate.foreground import CubCosegment
@@ -352,9 +350,6 @@ def cub_cosegment(
     from .._evaluate.methods import CommonForeground
 
     data = opened(Cub(folder, split))
-    extractor = make_extractor(
-        *(device, weights), model=model, passes=passes, stride=stride, scale=scale, filters=False
-    )
-    common = CommonForeground(extractor, clusters, votes)
-    evaluation = CubCosegment(data, common, group, limit=limit)
-    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+    common = CommonForeground(features.extractor(), clusters, votes)
+    evaluation = CubCosegment(data, common, group, limit=how.limit)
+    report(evaluation, output, overwrite=how.overwrite, skip_missing=how.skip_missing)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -109,3 +113,29 @@ Colours = Annotated[
     ),
 ]
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER")]
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose parameters that are dataclasses are given by an option for every field."""
+    signature = inspect.signature(command, eval_str=True)
+    bundles = {
+        name: inspect.signature(one.annotation, eval_str=True).parameters
+        for name, one in signature.parameters.items()
+        if isinstance(one.annotation, type) and is_dataclass(one.annotation)
+    }
+
+    @wraps(command)
+    def spread_out(**given: Any) -> None:
+        for name, fields in bundles.items():
+            kind = signature.parameters[name].annotation
+            given[name] = kind(**{field: given.pop(field) for field in fields})
+        command(**given)
+
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in signature.parameters.items():
+        options = bundles[name].values() if name in bundles else [parameter]
+        parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in options]
+    # What typer makes options of.
+    spread_out.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    spread_out.__annotations__ = {one.name: one.annotation for one in parameters}
+    return spread_out

@@ -2,11 +2,12 @@
 
 An evaluation goes over the items of a data set, measures each, and sums the rows up. To add one:
 
-1. Write a subclass of :class:`.Evaluation` in a file of its own here: a dataclass of where the
-   data lie and of the method that is scored. It has a ``name``, says what it ``scores``, lists its
-   ``items`` in a fixed order, the ``files`` of each and what it was told (``settings``), and has
-   ``measure``, from an item to a row of JSON, and ``summary``, from all rows to the figures.
-   Let the method be an argument, so that a test can pass one whose answers are known.
+1. Write a subclass of :class:`.Evaluation`, or of :class:`.ImageEvaluation`, in a file of its own
+   here: a dataclass of where the data lie and of the method that is scored. It has a ``name``, says
+   what it ``scores``, lists its ``items`` in a fixed order, the ``files`` of each and what it was
+   told (``settings``), and has ``measure``, from an item to a row of JSON, and ``summary``, from
+   all rows to the figures. Let the method be an argument, so that a test can pass one whose answers
+   are known.
 2. Look for folders and lists with :mod:`.layout`, whose errors say by name what is missing, and
    read images and annotations with it: an item of which one is broken is left out and told of.
 3. Add a command in ``_cli/evaluate.py``: it builds the method and the evaluation, and calls
@@ -20,6 +21,15 @@ An evaluation that learns as it goes keeps its state in the folder that ``begin`
 """
 
 from .layout import DataSetError
-from .running import Authors, Document, Evaluation, Event, Row, run
+from .running import Authors, Document, Evaluation, Event, ImageEvaluation, Row, run
 
-__all__ = ["Authors", "DataSetError", "Document", "Evaluation", "Event", "Row", "run"]
+__all__ = [
+    "Authors",
+    "DataSetError",
+    "Document",
+    "Evaluation",
+    "Event",
+    "ImageEvaluation",
+    "Row",
+    "run",
+]

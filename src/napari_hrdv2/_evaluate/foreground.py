@@ -13,7 +13,7 @@ import numpy as np
 from .layout import DataSet, DataSetError, read_picture
 from .masks import Cub, Duts, read_mask
 from .methods import Image, Mask, Method
-from .running import Authors, Evaluation, Row
+from .running import Authors, Evaluation, ImageEvaluation, Row
 from .scores import mask_iou
 
 _MEAN = "mean IoU"
@@ -21,7 +21,7 @@ _SOURCE = "HR-Dv2, arXiv 2410.19836"
 
 
 @dataclass(frozen=True, eq=False)
-class ForegroundIou(Evaluation):
+class ForegroundIou(ImageEvaluation):
     """Mean over the images of the IoU of what was found and the mask.
 
     Attributes
@@ -40,15 +40,6 @@ class ForegroundIou(Evaluation):
     def settings(self) -> Mapping[str, Any]:
         """Those of the method too."""
         return self.method.settings
-
-    @cached_property
-    def items(self) -> Sequence[str]:
-        """Names of the images."""
-        return self.data.names[: self.limit]
-
-    def files(self, item: str) -> Sequence[Path]:
-        """Image and mask."""
-        return self.data.pair(item)
 
     def measure(self, item: str) -> Row:
         """The IoU of an image."""

@@ -9,13 +9,14 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 from .. import __version__
 from ..core.errors import HRDv2Error, ImageError
-from ..core.files import remove_leftovers, replacing
-from .layout import DataSetError, refuse_missing
+from ..core.files import PREFIX, remove_leftovers, replacing
+from .layout import DataSet, DataSetError, refuse_missing
 
 #: Of an item: numbers, text, lists and so on, as JSON has them. Entries whose names begin with
 #: ``_`` are there for the summary, but not in the results.
@@ -148,6 +149,28 @@ class Evaluation(ABC):
         return done
 
 
+@dataclass(frozen=True, eq=False)
+class ImageEvaluation(Evaluation):
+    """One whose items are the images of a data set.
+
+    Attributes
+    ----------
+    data
+        The images.
+    """
+
+    data: DataSet
+
+    @cached_property
+    def items(self) -> Sequence[str]:
+        """Names of the images."""
+        return self.data.names[: self.limit]
+
+    def files(self, item: str) -> Sequence[Path]:
+        """Image and annotation."""
+        return self.data.pair(item)
+
+
 def run(
     evaluation: Evaluation,
     output: Path,
@@ -211,21 +234,25 @@ def run(
         }
     )
     folder = output.with_suffix(".partial")
+    _refuse_strange(folder)
     remove_leftovers(output)
-    if overwrite:
-        output.unlink(missing_ok=True)
-        _remove(folder)
     document: Document
     if output.exists():
-        document = _finished(output, identity)
+        document = _read(output)
+        if overwrite:
+            output.unlink()
+        else:
+            _refuse_others(output, document, identity)
+    if output.exists() or overwrite:
         _remove(folder)
+    if output.exists():
         yield Event("kept", output.name, len(items), len(items), f"{output} is there already")
         return document
     rows: dict[str, Row] = {}
     skipped: list[dict[str, str]] = []
-    with _Kept.opened(folder, identity) as kept:
-        done = [one for one in items if one in kept.rows]
-        kept.keep(evaluation.begin(folder, done))
+    kept = _Kept.opened(folder, identity)
+    kept.keep(evaluation.begin(folder, [one for one in items if one in kept.rows]))
+    with kept:
         for k, item in enumerate(items, 1):
             if item in kept.rows:
                 rows[item] = kept.rows[item]
@@ -287,34 +314,34 @@ class _Kept:
         HRDv2Error
             If they are of other settings or data.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         kept = cls(folder / _ROWS, identity)
         lines = list(_whole_lines(kept._path))
         if lines:
             _refuse_others(folder, lines[0], identity)
             kept.rows = {one["item"]: one["row"] for one in lines[1:]}
-        return kept
-
-    def __enter__(self) -> _Kept:
         # A torn line goes, as what is added would end up in it.
-        with replacing(self._path) as path, path.open("w", encoding="utf-8") as file:
-            file.writelines(map(_line, (self._identity, *self._lines())))
-        self._file = self._path.open("a", encoding="utf-8")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def _lines(self) -> Iterator[Row]:
-        yield from ({"item": item, "row": row} for item, row in self.rows.items())
+        kept._write()
+        return kept
 
     def keep(self, items: Sequence[str]) -> None:
         """Forget all but the rows of these items."""
         if len(items) < len(self.rows):
             wanted = set(items)
             self.rows = {item: row for item, row in self.rows.items() if item in wanted}
-            self._file.close()
-            self.__enter__()
+            self._write()
+
+    def _write(self) -> None:
+        remove_leftovers(self._path)
+        with replacing(self._path) as path, path.open("w", encoding="utf-8") as file:
+            file.write(_line(self._identity))
+            file.writelines(_line({"item": item, "row": row}) for item, row in self.rows.items())
+
+    def __enter__(self) -> _Kept:
+        self._file = self._path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def add(self, item: str, row: Row) -> None:
         self._file.write(_line({"item": item, "row": row}))
@@ -352,22 +379,21 @@ def _line(value: Any) -> str:
     return json.dumps(value, allow_nan=False) + "\n"
 
 
-def _finished(path: Path, identity: Document) -> Document:
-    """Results that are there already, if they are of the same.
+def _read(path: Path) -> Document:
+    """Results that are there already.
 
     Raises
     ------
     HRDv2Error
-        If not, or they cannot be read.
+        If it is a file of another kind, which is never overwritten.
     """
     try:
         found = json.loads(path.read_bytes())
     except ValueError:
         found = None
-    if not isinstance(found, dict):
+    if not (isinstance(found, dict) and {"evaluation", "settings", "rows"} <= set(found)):
         raise HRDv2Error(f"{path} is there and holds no results: choose another name")
     document: Document = found
-    _refuse_others(path, document, identity)
     return document
 
 
@@ -415,6 +441,22 @@ def _public(row: Row) -> Row:
 def _plain(value: Any) -> Any:
     """As it comes back from JSON, so that rows are the same before and after an interruption."""
     return json.loads(json.dumps(value, allow_nan=False))
+
+
+def _refuse_strange(folder: Path) -> None:
+    """Refuse a folder that is not of a run, as it would be removed in the end.
+
+    Raises
+    ------
+    HRDv2Error
+        If it holds no rows, but something else.
+    """
+    if not folder.exists() or (folder / _ROWS).is_file():
+        return
+    # A run that was killed at its very beginning leaves folders of that name.
+    if folder.is_dir() and all(one.name.startswith(PREFIX) for one in folder.iterdir()):
+        return
+    raise HRDv2Error(f"{folder} is there and not of a run: choose another name for the results")
 
 
 def _remove(folder: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,7 @@ import numpy as np
 from ..core.explore import Box
 from .layout import read_picture
 from .methods import Image, Method
-from .running import Authors, Evaluation, Row
+from .running import Authors, ImageEvaluation, Row
 from .voc import Voc, read_objects
 
 _MIN_IOU = 0.5
@@ -22,7 +20,7 @@ _FIGURES = {2007: 0.716, 2012: 0.725}
 
 
 @dataclass(frozen=True, eq=False)
-class VocBoxes(Evaluation):
+class VocBoxes(ImageEvaluation):
     """Share of the images in which a box meets an object.
 
     Attributes
@@ -52,15 +50,6 @@ class VocBoxes(Evaluation):
         """Those of the method too."""
         own = {"year": self.data.known_year, "split": self.data.split}
         return {**own, "keep_hard": self.keep_hard, **self.method.settings}
-
-    @cached_property
-    def items(self) -> Sequence[str]:
-        """Names of the images."""
-        return self.data.names[: self.limit]
-
-    def files(self, item: str) -> Sequence[Path]:
-        """Image and annotation."""
-        return self.data.pair(item)
 
     def measure(self, item: str) -> Row:
         """Boxes as (top, left, bottom, right), the last two exclusive; of each its best IoU."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.cluster import KMeans
 
+from ..core.threads import single_thread
 from .layout import DataSetError, read_annotation, read_picture
 from .methods import Image, Method, Region, unpacked
-from .running import Evaluation, Row
+from .running import ImageEvaluation, Row
 from .scores import agreement, matched
 from .voc import CLASSES, Voc
 
@@ -21,7 +20,7 @@ _IGNORED = 255
 
 
 @dataclass(frozen=True, eq=False)
-class VocClusters(Evaluation):
+class VocClusters(ImageEvaluation):
     """Regions of all images, clustered, every cluster matched with one class.
 
     Each image is split into regions of its foreground and the rest, the background. The regions'
@@ -53,15 +52,6 @@ class VocClusters(Evaluation):
         own = {"split": self.data.split, "region_clusters": self.n_clusters}
         return {**own, **self.method.settings}
 
-    @cached_property
-    def items(self) -> Sequence[str]:
-        """Names of the images."""
-        return self.data.names[: self.limit]
-
-    def files(self, item: str) -> Sequence[Path]:
-        """Image and annotation."""
-        return self.data.pair(item)
-
     def measure(self, item: str) -> Row:
         """Pixels of every class, in the background and in each region."""
         path, annotation = self.data.pair(item)
@@ -92,7 +82,9 @@ class VocClusters(Evaluation):
         counts = np.zeros((n + 1, len(CLASSES)), np.int64)
         counts[0] = np.sum([row["background"] for row in rows], 0)
         if n:
-            found = KMeans(n, n_init=10, random_state=0).fit_predict(np.stack(vectors))
+            # Several threads add up in no fixed order.
+            with single_thread():
+                found = KMeans(n, n_init=10, random_state=0).fit_predict(np.stack(vectors))
             np.add.at(counts, found + 1, regions)
         classes_of, by_class = matched(counts)
         result = agreement(by_class)
