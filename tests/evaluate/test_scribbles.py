@@ -139,6 +139,11 @@ def test_goes_on_to_the_same_file(folder, tmp_path, make_extractor, training, af
     assert events[0].kind == "kept"
     assert (tmp_path / "out.json").read_bytes() == (tmp_path / "straight.json").read_bytes()
     assert 0.3 < document["summary"]["mean IoU, 5 %"] < 1
+    if not training:
+        # Other strokes, other mistakes.
+        first, second = document["rows"][:2]
+        assert (first["image"], first["seed"]) == (second["image"], second["seed"] - 1)
+        assert first["iou"] != second["iou"]
 
 
 def test_what_is_missing_is_told_by_name(folder, tmp_path):

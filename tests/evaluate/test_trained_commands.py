@@ -44,6 +44,8 @@ def test_coco_probe(run, tmp_path, capsys):
     said = capsys.readouterr()
     assert "annotations/val2017/2.png" in said.err
     assert said.err.count("\n") == 1
+    assert run("coco-probe", root, "--learning-rate", 0) == 2
+    assert "learning-rate" in capsys.readouterr().err
 
 
 def test_scribbles(run, tmp_path, capsys):
@@ -60,6 +62,23 @@ def test_scribbles(run, tmp_path, capsys):
     (tmp_path / "data" / "a.png").write_bytes(b"no image")
     assert run("scribbles", tmp_path / "data", "--passes", 1, out="other.json") == 2
     assert "left out: a, 0.5 %, seed 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--painted", 0), "fraction must be above 0"),
+        (("--classifier", "oracle"), "oracle"),
+        (("--seeds", 0), "seeds"),
+        (("--depth", 2), "depth"),
+    ],
+)
+def test_options_out_of_range_are_one_line(run, tmp_path, capsys, options, words):
+    write(tmp_path / "data", "a", stripes(1, 2, side=56))
+    assert run("scribbles", tmp_path / "data", "--passes", 1, *options) == 2
+    lines = [one for one in capsys.readouterr().err.splitlines() if "napari-hrdv2: " in one]
+    (line,) = lines
+    assert words in line
 
 
 @pytest.mark.parametrize("command", ["coco-probe", "scribbles"])

@@ -68,7 +68,7 @@ Depth = Annotated[
     float | None,
     typer.Option(
         help="Share of the backbone's blocks that tokens are taken after; 1, the last one, as the "
-        "paper does. By default 0.75.",
+        "paper does. By default 0.75, and 1 for coco-probe.",
         show_default=False,
     ),
 ]
@@ -86,7 +86,7 @@ SkipMissing = Annotated[
 
 @dataclass(frozen=True)
 class Features:
-    """What is explored."""
+    """What is looked at."""
 
     model: Model = "auto"
     passes: Passes = None
@@ -96,10 +96,14 @@ class Features:
     device: Device = "auto"
     weights: WeightsFile = None
 
-    def extractor(self) -> FeatureExtractor:
-        """Without filters, as nothing tells which of them matter."""
-        given = asdict(self)
-        return make_extractor(given.pop("device"), given.pop("weights"), filters=False, **given)
+    def extractor(self, **otherwise: Any) -> FeatureExtractor:
+        """Settings that are not given are as they are otherwise.
+
+        As a rule without filters, as without labels nothing tells which of them matter.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        device, weights = given.pop("device"), given.pop("weights", None)
+        return make_extractor(device, weights, **{"filters": False} | otherwise | given)
 
 
 @dataclass(frozen=True)

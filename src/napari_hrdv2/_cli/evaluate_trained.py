@@ -6,16 +6,18 @@ from typing import Annotated
 
 import typer
 
-from .evaluate import Data, Limit, Output, Overwrite, SkipMissing, report
-from .options import Classifier, Device, Filters, Model, Passes, Scale, Stride, WeightsFile
+from .evaluate import Data, Features, Limit, Output, Overwrite, Running, report
+from .options import Classifier, Device, Filters, Model, WeightsFile, spread
 from .shared import make_extractor
 
 Seed = Annotated[int, typer.Option(min=0, help="Of what is left to chance.")]
 
 
+@spread
 def coco_probe(
     folder: Data,
     output: Output,
+    *,
     curated: Annotated[
         str | None,
         typer.Option(
@@ -34,16 +36,10 @@ def coco_probe(
         int, typer.Option(min=14, help="Side that images are resized and cropped to, in pixels.")
     ] = 224,
     batch: Annotated[int, typer.Option(min=1, help="Images of a step.")] = 2,
-    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 0.005,
+    learning_rate: Annotated[float, typer.Option(min=1e-9, help="Of Adam.")] = 0.005,
     seed: Seed = 0,
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
-    limit: Limit = None,
-    overwrite: Overwrite = False,
-    skip_missing: SkipMissing = False,
+    features: Features,
+    how: Running,
 ) -> None:
     """Linear probe on COCO-Stuff 27, as FeatUp's: pixel accuracy and mean IoU on val2017.
 
@@ -53,12 +49,10 @@ def coco_probe(
 
     # What is missing is told before weights are downloaded.
     find_coco(folder)
-    # Features as in the paper, from the last block and without what helps strokes.
-    plain = {"depth": 1.0, "filters": False, "move_positions": False}
-    extractor = make_extractor(device, weights, model=model, passes=passes, stride=stride, **plain)
     evaluation = CocoProbe(
         data=folder,
-        extractor=extractor,
+        # As in the paper, from the last block and without what helps strokes.
+        extractor=features.extractor(depth=1.0, move_positions=False),
         curated=curated,
         train_images=train_images or None,
         epochs=epochs,
@@ -66,14 +60,16 @@ def coco_probe(
         batch=batch,
         learning_rate=learning_rate,
         seed=seed,
-        limit=limit,
+        limit=how.limit,
     )
-    report(evaluation, output, overwrite=overwrite, skip_missing=skip_missing)
+    report(evaluation, output, overwrite=how.overwrite, skip_missing=how.skip_missing)
 
 
+@spread
 def scribbles(
     folder: Data,
     output: Output,
+    *,
     painted: Annotated[
         list[float] | None,
         typer.Option(
@@ -95,13 +91,8 @@ def scribbles(
         bool, typer.Option("--simulate", help="Leave NAME_strokes files alone.")
     ] = False,
     classifier: Classifier = "logistic",
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    scale: Scale = None,
     filters: Filters = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
+    features: Features,
     limit: Limit = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -113,18 +104,9 @@ def scribbles(
     from .._evaluate.scribbles import Scribbles, find_files
 
     find_files(folder)
-    extractor = make_extractor(
-        device,
-        weights,
-        model=model,
-        passes=passes,
-        stride=stride,
-        scale=scale,
-        filters=filters,
-    )
     evaluation = Scribbles(
         data=folder,
-        extractor=extractor,
+        extractor=features.extractor(filters=filters is not False),
         classifier=classifier,
         fractions=tuple(painted or (0.005,)),
         seeds=seeds,

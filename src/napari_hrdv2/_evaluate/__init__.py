@@ -10,8 +10,9 @@ An evaluation goes over the items of a data set, measures each, and sums the row
    are known.
 2. Look for folders and lists with :mod:`.layout`, whose errors say by name what is missing, and
    read images and annotations with it: an item of which one is broken is left out and told of.
-3. Add a command in ``_cli/evaluate.py``: it builds the method and the evaluation, and calls
-   ``report`` there, which runs it with a bar, prints the table and sets the exit code.
+3. Add a command in ``_cli/evaluate.py``, or in ``_cli/evaluate_trained.py`` if it learns from
+   labels: it builds the method and the evaluation, and calls ``report``, which runs it with a bar,
+   prints the table and sets the exit code.
 4. Say in ``docs/evaluate.md`` which layout it expects, what it does, and what its authors report.
 
 :func:`.run` does the rest: resuming, the results file, leaving out what is broken. Whatever is
