@@ -82,7 +82,7 @@ def factors(patch: int) -> dict[str, list[Value]]:
             Value("unmoved", {"move_positions": False}),
         ],
         "stride": [Value(f"{patch // 2}", {"stride": patch // 2})],
-        "scale": [Value(f"{s:g}", {"scale": s}) for s in (0.5, 2.0)],
+        "scale": [Value(f"{s:g}", {"scale": s}) for s in (0.5, 0.75, 1.5, 2.0)],
         "depth": [Value(f"{d:g}", {"depth": d}) for d in (0.25, 0.5, 1.0)],
         "kernel": [Value("nearest", {"kernel": "nearest"})],
         "percentiles": [
