@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from napari_hrdv2._evaluate.foreground import CubCosegment, CubForeground, DutsF
 from napari_hrdv2._evaluate.masks import Cub, Duts, read_mask
 from napari_hrdv2._evaluate.methods import CommonForeground, Foreground
 from napari_hrdv2.core.errors import HRDv2Error
+from napari_hrdv2.core.explore import attention_maps, cosegment
 from napari_hrdv2.core.extraction import FeatureExtractor
 
 from .helpers import (
@@ -262,11 +264,27 @@ def test_a_foreground_of_another_kind(make_extractor: Callable[..., FeatureExtra
 
 
 def test_common_foreground_is_of_each_image(
-    make_extractor: Callable[..., FeatureExtractor], rng: np.random.Generator
+    make_extractor: Callable[..., FeatureExtractor],
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     images = [rng.integers(0, 255, shape).astype(np.uint8) for shape in ((42, 56), (56, 28, 3))]
-    masks = CommonForeground(make_extractor(passes=1), 5)(images)
+    extractor = make_extractor(passes=1)
+    common = CommonForeground(extractor, 5, 1.0)
+    masks = common(images)
     assert [(one.shape, one.dtype) for one in masks] == [((42, 56), bool), ((56, 28), bool)]
+    tokens = [extractor.extract(one) for one in images]
+    attention = [attention_maps(extractor.facets(one, "attention")).together for one in images]
+    for mask, expected in zip(masks, cosegment(tokens, attention, 5, votes=1.0).masks, strict=True):
+        np.testing.assert_array_equal(mask, expected)
+    given = Mock()
+    monkeypatch.setattr("napari_hrdv2._evaluate.methods.cosegment", given)
+    common(images)
+    assert given.call_args.args[2:] == (5,)
+    assert given.call_args.kwargs == {"votes": 1.0}
+    assert (common.settings["clusters"], common.settings["votes"]) == (5, 1.0)
+    assert Foreground(extractor, "attention", 7).settings["clusters"] == 7
+    assert "clusters" not in Foreground(extractor, "component", 7).settings
 
 
 @pytest.mark.parametrize(

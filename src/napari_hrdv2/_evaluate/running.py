@@ -355,8 +355,6 @@ def _whole_lines(path: Path) -> Iterator[Any]:
         return
     with path.open("rb") as file:
         for line in file:
-            if not line.endswith(b"\n"):
-                return
             try:
                 yield json.loads(line)
             except ValueError:
