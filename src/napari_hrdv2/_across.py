@@ -29,6 +29,8 @@ from .core.explore import (
 
 # Regions that are listed; of the others nobody reads.
 _LISTED = 50
+# Quarter turns of an image.
+_QUARTERS = 4
 
 
 class Retrieved(NamedTuple):
@@ -132,7 +134,13 @@ class Across:
         return self._fits.get(tuple((one.key, one.tokens.settings) for one in features), make)
 
     def points(
-        self, first: Spot, second: Spot, count: int = 50, *, in_common: bool = False
+        self,
+        first: Spot,
+        second: Spot,
+        count: int = 50,
+        *,
+        in_common: bool = False,
+        turned: bool = False,
     ) -> Exploring[Correspondences]:
         """Job that finds points of two planes that show the same.
 
@@ -144,6 +152,9 @@ class Across:
             Of points at most.
         in_common
             Whether they lie in the foreground that both share.
+        turned
+            Whether one may be turned against the other: quarter turns are then among the
+            passes, and positions are left as they are, so that the features turn with the image.
         """
         kind = self._exploration.kind
 
@@ -161,7 +172,10 @@ class Across:
             tokens = [one.tokens for one in features]
             return correspondences(tokens[0], tokens[1], masks, count=count)
 
-        return self._exploration.job(task)
+        if not turned:
+            return self._exploration.job(task)
+        passes = max(self._exploration.session.settings.passes, _QUARTERS)
+        return self._exploration.job(task, rotations=True, move_positions=False, passes=passes)
 
     def retrieve(
         self, spot: Spot, mask: Mask, folder: Path, regions: RegionKind = "clusters"

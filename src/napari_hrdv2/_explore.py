@@ -318,12 +318,12 @@ class Exploration:
         (place,) = subject.at(index)
         return Spot(subject, place)
 
-    def job(self, task: Callable[[Exploring[_T]], Steps[_T]]) -> Exploring[_T]:
-        """A job of one's own, see :attr:`Exploring.task`."""
+    def job(self, task: Callable[[Exploring[_T]], Steps[_T]], **changes: object) -> Exploring[_T]:
+        """A job of one's own, see :attr:`Exploring.task`, by choice with some settings changed."""
         session = self.session
         return Exploring(
             generation=0,
-            wanted=Wanted(session.settings, session.device, session.weights),
+            wanted=Wanted(altered(session.settings, **changes), session.device, session.weights),
             made=self._made,
             memory=session.memory,
             store=session.store,

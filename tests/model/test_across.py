@@ -17,8 +17,8 @@ from napari_hrdv2._job import Progress
 from napari_hrdv2._retrieval import Indexing
 from napari_hrdv2._subject import Subject
 from napari_hrdv2.core.cache import CacheWarning
-from napari_hrdv2.core.errors import Cancelled, HRDv2Error, ImageWarning
-from napari_hrdv2.core.explore import PrincipalComponents, cosegment
+from napari_hrdv2.core.errors import Cancelled, HRDv2Error, ImageWarning, altered
+from napari_hrdv2.core.explore import PrincipalComponents, correspondences, cosegment
 from napari_hrdv2.core.extraction import FeatureExtractor
 from napari_hrdv2.core.planes import Planes
 
@@ -103,6 +103,21 @@ def test_points_of_a_moved_copy(exploration, across):
     masks = [labels > 0 for _, labels in done(across.cosegment([first, second]))[0]]
     assert len(common.first) > 0
     assert all(masks[0][tuple(one)] for one in common.first)
+
+
+def test_points_of_images_of_which_one_may_be_turned(exploration, across):
+    spots = [spot(exploration, picture(k)) for k in range(2)]
+    (found, _) = done(across.points(*spots, 10, turned=True))
+    settings = exploration.session.settings
+    extractor = FeatureExtractor(
+        altered(settings, rotations=True, move_positions=False, passes=4),
+        weights=exploration.session.weights,
+    )
+    expected = correspondences(*(extractor.extract(picture(k)) for k in range(2)), count=10)
+    np.testing.assert_array_equal(found.second, expected.second)
+    # What is explored next is explored as before.
+    (features, *_), _ = done(exploration.tokens_for(spots))
+    assert features.tokens.settings.rotations is False
 
 
 def test_points_without_anything_in_common_are_told(exploration, across, monkeypatch):

@@ -200,6 +200,11 @@ class AcrossImages(QWidget):
             "Only points in the foreground that both images have: elsewhere the most alike are "
             "often of floors, walls and borders, at the same place in both"
         )
+        self.turned_box = QCheckBox("One may be turned")
+        self.turned_box.setToolTip(
+            "Look at both images turned by quarters, too, so that turned things are found again; "
+            "both are looked at anew the first time"
+        )
         self.points_button = QPushButton("Find points")
         self.points_button.setToolTip(
             "Points of the two images that are each other's most similar; the two of a pair have "
@@ -209,9 +214,10 @@ class AcrossImages(QWidget):
         grid.addWidget(self.other_combo, 0, 0)
         grid.addWidget(self.count, 0, 1)
         grid.addWidget(self.common_box, 1, 0)
-        grid.addWidget(self.points_button, 1, 1)
+        grid.addWidget(self.turned_box, 2, 0)
+        grid.addWidget(self.points_button, 2, 1)
         grid.setColumnStretch(0, 1)
-        grid.setRowStretch(2, 1)
+        grid.setRowStretch(3, 1)
         self.points_button.clicked.connect(self._on_points)
         return box
 
@@ -347,7 +353,12 @@ class AcrossImages(QWidget):
         if image is None or other is None or other is image:
             raise HRDv2Error("choose another image to compare the points of this one with")
         spots = self._spot(image), self._spot(other)
-        job = self.across.points(*spots, self.count.value(), in_common=self.common_box.isChecked())
+        job = self.across.points(
+            *spots,
+            self.count.value(),
+            in_common=self.common_box.isChecked(),
+            turned=self.turned_box.isChecked(),
+        )
         self._panel.start(job, partial(self._show_points, spots), "Comparing points.")
 
     def _show_points(self, spots: tuple[Spot, Spot], found: Correspondences) -> None:

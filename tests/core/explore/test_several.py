@@ -196,6 +196,22 @@ def test_points_of_a_real_image_are_found_in_a_moved_copy(real_weights):
     assert np.median(distance) < 7
 
 
+def test_points_of_a_real_image_are_found_in_a_turned_copy(real_weights):
+    extractor = FeatureExtractor(
+        model=real_weights.name,
+        weights=real_weights.path,
+        rotations=True,
+        move_positions=False,
+        window=0,
+    )
+    image = immunohistochemistry()[100:324, 100:324]
+    found = correspondences(extractor.extract(image), extractor.extract(np.rot90(image)))
+    y, x = found.second.T
+    distance = np.linalg.norm(found.first - np.stack([x, len(image) - 1 - y], axis=1), axis=1)
+    assert len(distance) > 20
+    assert (distance < 14).mean() > 0.9
+
+
 # --- retrieval
 
 
