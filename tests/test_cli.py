@@ -24,7 +24,7 @@ from napari_hrdv2.core.weights import Weights
 def files(tmp_path: Path, rng: np.random.Generator) -> Path:
     """A folder with two bright-and-dark images and strokes on each."""
     for name in "ab":
-        image = rng.normal(60, 5, (50, 64))
+        image = rng.normal(60, 30, (50, 64)).clip(0, 130)
         image[:, 32:] += 120
         strokes = np.zeros((50, 64), np.uint8)
         strokes[10:40, 6:9], strokes[10:40, 52:55] = 1, 2

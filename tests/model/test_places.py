@@ -40,7 +40,7 @@ def computed(monkeypatch) -> list[int]:
 
 def halves(seed: int) -> np.ndarray:
     """Dark on the left, bright on the right, (56, 70), with noise."""
-    image = np.random.default_rng(seed).normal(0, 0.05, (56, 70))
+    image = np.random.default_rng(seed).normal(0, 0.3, (56, 70))
     image[:, 35:] += 1
     return image.astype(np.float32)
 
@@ -241,10 +241,10 @@ def test_a_sweep_segments_every_plane_as_if_it_was_looked_at(
 
 def test_a_sweep_refines_too(session, stack, painted, work, sweep) -> None:
     subject = subject_of(stack, painted, "ZYX")
-    session.refine(guided=12)
+    session.refine(majority=9)
     work(session, subject)
     refined = sweep(session)
-    session.refine(guided=0)
+    session.refine(majority=0)
     assert len(session.undone((0,))) == 5
     plain = sweep(session)
     errors = [
