@@ -483,6 +483,7 @@ def neighbour_shifts(pattern: Pattern, distances: tuple[int, ...]) -> list[tuple
     return [(0, 0)] + [(d * dy, d * dx) for d in rings for dy, dx in steps]
 
 
+@lru_cache
 def pass_transforms(
     *,
     passes: int,
