@@ -9,8 +9,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from napari_hrdv2.core import devices
+from napari_hrdv2.core import devices, extraction
 from napari_hrdv2.core.backbone import IMAGENET
 from napari_hrdv2.core.errors import DeviceError, HRDv2Error, ImageError, WeightsError
 from napari_hrdv2.core.extraction import DeviceWarning, FeatureExtractor, make_settings
@@ -113,6 +114,53 @@ def test_tiny_images(make_extractor, shape, boundary):
 def test_what_is_no_image_is_an_error_at_the_first_pass(make_extractor, bad):
     with pytest.raises(ImageError):
         next(make_extractor().passes(bad))
+
+
+class Steps(TorchDispatchMode):
+    """Counts what a GPU would have to begin: all operations but views."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += not func.is_view
+        return func(*args, **kwargs or {})
+
+
+def test_more_passes_take_no_more_steps(make_extractor, image, monkeypatch):
+    """A GPU takes longer to begin a step than to do it."""
+    monkeypatch.setattr(devices, "batch_size", lambda *args: 99)
+    counts = []
+    for passes in (5, 17):
+        extractor = make_extractor(passes=passes)
+        # What is kept between images is made with the first.
+        extractor.extract(image)
+        with Steps() as steps:
+            extractor.extract(image)
+        counts.append(steps.count)
+    assert counts[0] == counts[1] > 0
+
+
+def test_filters_begin_before_the_passes_after_the_first_are_waited_for(
+    make_extractor, image, monkeypatch
+):
+    monkeypatch.setattr(devices, "batch_size", lambda *args: 99)
+    extractor, seen = make_extractor(passes=4, filters=True), []
+    forward, filtered = extractor._forward, extraction.filter_grids
+
+    def looked(images, *how):
+        seen.append(len(images))
+        found = forward(images, *how)
+        seen.append("there")
+        return found
+
+    def filters(*how, **by_name):
+        seen.append("filters")
+        return filtered(*how, **by_name)
+
+    monkeypatch.setattr(extractor, "_forward", looked)
+    monkeypatch.setattr(extraction, "filter_grids", filters)
+    extractor.extract(image)
+    assert seen == [1, "there", 3, "filters", "there"]
 
 
 # --- short of memory

@@ -12,7 +12,7 @@ from skimage.feature import hessian_matrix, hessian_matrix_eigvals
 
 from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.extraction import DeviceError
-from napari_hrdv2.core.filters import SCALES, Scale, _convolved, _summed, filter_grids
+from napari_hrdv2.core.filters import SCALES, Scale, _convolved, _responses, _summed, filter_grids
 from napari_hrdv2.core.tokens import Tokens
 from napari_hrdv2.core.upsample import dense_map, predicted, projected_maps, rows_at
 
@@ -192,13 +192,26 @@ def test_too_little_memory_is_told(make_extractor, monkeypatch: pytest.MonkeyPat
         make_extractor(passes=1, filters=True).extract(image_of())
 
 
-@pytest.mark.parametrize("axis", [-2, -1])
-def test_the_blur_of_a_gpu_is_that_of_a_cpu(axis: int) -> None:
-    images = torch.rand((3, 31, 40), generator=torch.Generator().manual_seed(0))
-    kernel = torch.tensor([0.05, 0.1, 0.2, 0.3])
-    torch.testing.assert_close(
-        _convolved(images, kernel, axis), _summed(images, kernel, axis), rtol=0, atol=1e-6
-    )
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("shape", [(7, 1), (1, 7), (3, 3)])
+def test_the_kernels_of_a_gpu_are_those_of_a_cpu(shape: tuple[int, int], groups: int) -> None:
+    images, kernels = torch.rand(3, groups, 31, 40), torch.randn(4, 1, *shape)
+    kernels[0, 0, 0, 0] = 0
+    found = _convolved(images, kernels)
+    torch.testing.assert_close(_summed(images, kernels), found, rtol=0, atol=2e-6)
+    # As many kernels for each group, in the groups' order.
+    one = ndi.correlate(images[1, -1].numpy(), kernels[3, 0].numpy())
+    rows, columns = (slice(n // 2, -(n // 2) or None) for n in shape)
+    np.testing.assert_allclose(found[1, 3], one[rows, columns], atol=2e-6)
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_scales_go_together_on_a_gpu(every: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = torch.from_numpy(np.stack([image_of((33, 40), seed=k) for k in range(2)]))
+    alone = [_responses(images, (sigma,), every=every) for sigma in (1.0, 2.0)]
+    monkeypatch.setattr("napari_hrdv2.core.filters._correlated", _convolved)
+    together = _responses(images, (1.0, 2.0), every=every)
+    torch.testing.assert_close(together, torch.cat(alone, 2), rtol=0, atol=3e-4)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -15,6 +15,7 @@ from napari_hrdv2.core.transforms import (
     lattice_shifts,
     neighbour_shifts,
     pass_transforms,
+    read_all,
     spread,
     token_count,
 )
@@ -198,6 +199,24 @@ def test_fold_walks_like_a_ball_between_the_edges(index, n, boundary):
                 step = -step
             position += step
     assert fold(np.array([index]), n, boundary).tolist() == [position]
+
+
+@given(st.lists(step_lists, min_size=1, max_size=5), shapes, shapes)
+@pytest.mark.parametrize("boundary", ["reflect", "periodic"])
+def test_transforms_read_together_as_alone(boundary, chains, shape, size):
+    image = torch.from_numpy(picture(shape))
+    several = [transform_of(steps) for steps in chains]
+    for one, found in zip(several, read_all(several, image, boundary, size), strict=True):
+        expected = one.read(image, boundary, one.out_shape(size))
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("boundary", "far"), [("reflect", 18), ("periodic", 10)])
+def test_far_shifts_take_no_more_memory_than_an_image_and_a_period(boundary, far):
+    image = torch.from_numpy(picture((10, 10)))
+    several = [Transform.shifted(0, 10**6 * sign + k) for sign in (-1, 1) for k in range(20)]
+    found = read_all(several, image, boundary, (10, 10))
+    assert {one.untyped_storage().nbytes() for one in found} == {10 * (10 + far - 1) * 8}
 
 
 # --- which shifts

@@ -15,6 +15,7 @@ from napari_hrdv2.core import tiles
 from napari_hrdv2.core.errors import Cancelled, HRDv2Error, ImageError, StrokesError
 from napari_hrdv2.core.extraction import FeatureExtractor
 from napari_hrdv2.core.planes import Planes
+from napari_hrdv2.core.refine import Refinement
 
 _TRUTH = np.where(np.arange(70) < 35, 1, 2)
 _AWAY = np.abs(np.arange(70) - 35) > 14
@@ -241,17 +242,21 @@ def test_a_sweep_segments_every_plane_as_if_it_was_looked_at(
 
 def test_a_sweep_refines_too(session, stack, painted, work, sweep) -> None:
     subject = subject_of(stack, painted, "ZYX")
-    session.refine(majority=9)
-    work(session, subject)
+    session.refine(guided=12)
+    model = work(session, subject).classifier
     refined = sweep(session)
-    session.refine(majority=0)
+    session.refine(guided=0)
     assert len(session.undone((0,))) == 5
     plain = sweep(session)
-    errors = [
-        sum((one != _TRUTH).sum() for place, one in found.items() if place.plane != (0,))
-        for found in (refined, plain)
-    ]
-    assert errors[0] < errors[1] / 2
+    extractor = FeatureExtractor(session.settings, device="cpu", weights=session.weights)
+    for place in plain:
+        image = stack[place.plane]
+        probabilities = model.predict_proba(extractor.extract(image))
+        expected = Refinement(guided=12).apply(probabilities, image, model.pixel_classes_).labels
+        if place in refined:
+            np.testing.assert_array_equal(refined[place], expected)
+            assert (refined[place] != plain[place]).any()
+    assert len(refined) == 4
 
 
 def test_a_new_stroke_leaves_all_planes_to_do(session, stack, painted, run, work, sweep) -> None:

@@ -36,11 +36,13 @@ from .normalise import stretch
 from .settings import Settings
 from .tiles import Cut, Piece, whole
 from .tokens import Grid, Tokens
-from .transforms import Lattice, Share, Transform, cropped, join, token_count
+from .transforms import Lattice, Matrix, Share, Transform, cropped, join, read_all, token_count
 from .vit import FacetKind
 from .weights import Progress, Weights, find, load_backbone
 
 Precision = Literal["auto", "float32"]
+# A pass through a window.
+_Job = tuple[int, tuple[int, int]]
 
 NO_ROOM = (
     "the memory does not suffice for one pass over this image: crop it, shrink it, or use a larger "
@@ -72,9 +74,9 @@ def _with_facets(backbone: Backbone) -> FacetBackbone:
 def _on_device(
     normalisation: Normalisation, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (3, 1, 1); kept, as a GPU waits for what it is sent."""
-    mean, std = (torch.tensor(one, device=device).view(3, 1, 1) for one in normalisation)
-    return mean, std
+    """Factor and summand (3, 1, 1) that do it; kept, as a GPU waits for what it is sent."""
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in normalisation)
+    return (1 / std).to(device), (-mean / std).to(device)
 
 
 class FeatureExtractor:
@@ -182,8 +184,8 @@ class FeatureExtractor:
         Cancelled
             Once ``is_cancelled`` says so.
         """
-        *_, tokens = self.passes(image, store=store, is_cancelled=is_cancelled)
-        return tokens
+        *_, job = self._jobs(image, store, is_cancelled)
+        return job.tokens()
 
     def passes(
         self,
@@ -215,6 +217,16 @@ class FeatureExtractor:
         Cancelled
             Once ``is_cancelled`` says so.
         """
+        for job in self._jobs(image, store, is_cancelled):
+            yield job.tokens()
+
+    def _jobs(
+        self,
+        image: npt.ArrayLike | Piece,
+        store: TokenStore | None,
+        is_cancelled: Callable[[], bool],
+    ) -> Iterator[_Passes]:
+        """The same job after every pass."""
         piece = image if isinstance(image, Piece) else Piece(np.asarray(image))
         settings = self.settings
         transforms = settings.transforms()
@@ -228,12 +240,12 @@ class FeatureExtractor:
                 raise Cancelled
             known = store.load(keys[job.done]) if store is not None and keys else None
             if known is not None and job.take(known):
-                yield job.tokens()
+                yield job
                 continue
             for _ in job.compute():
                 if store is not None and keys:
                     store.save(keys[job.done - 1], job.last)
-                yield job.tokens()
+                yield job
 
     def facets(
         self,
@@ -304,16 +316,20 @@ class FeatureExtractor:
         images: torch.Tensor,
         moves: Sequence[Share],
         on_block: Callable[[], None],
+        meanwhile: Callable[[], object],
     ) -> torch.Tensor:
-        """Finite tokens (batch, ny, nx, C) of images (batch, channels, height, width) in [0, 1]."""
+        """Finite tokens (batch, ny, nx, C) of images (batch, channels, height, width) in [0, 1].
+
+        What goes on ``meanwhile`` is begun before a GPU is waited for.
+        """
         images = images.to(self._device)
         count, channels = images.shape[:2]
         apart = self.settings.has_channels and self.settings.colours == "each"
         if apart:
             images = images.flatten(0, 1)[:, None]
             moves = [one for one in moves for _ in range(channels)]
-        mean, std = _on_device(self._vit.normalisation, self._device)
-        images = (images - mean) / std
+        scale, shift = _on_device(self._vit.normalisation, self._device)
+        images = torch.addcmul(shift, images, scale)
         blocks = math.ceil(self.settings.depth * self._vit.depth)
 
         def tokens_in(dtype: torch.dtype) -> torch.Tensor:
@@ -327,11 +343,16 @@ class FeatureExtractor:
             return found.to(self._store)
 
         tokens = tokens_in(self._dtype)
-        if self._dtype != torch.float32 and not tokens.isfinite().all():
+        # Of finite tokens alone the sum is finite, and a GPU sums in one step.
+        total = tokens.sum(dtype=torch.float32)
+        meanwhile()
+        is_finite = math.isfinite(total)
+        if self._dtype != torch.float32 and not is_finite:
             # Weights that overflow half precision once do so again.
             self._dtype = torch.float32
             tokens = tokens_in(self._dtype)
-        if not tokens.isfinite().all():
+            is_finite = math.isfinite(tokens.sum(dtype=torch.float32))
+        if not is_finite:
             raise WeightsError(f"the weights {self.weights.path} give tokens that are not finite")
         if apart:
             tokens = tokens.view(count, channels, *tokens.shape[1:])
@@ -471,7 +492,7 @@ class _Passes:
         )
         return resized[0].clamp(0, 1)
 
-    def _window_size(self, job: tuple[int, tuple[int, int]]) -> tuple[int, int]:
+    def _window_size(self, job: _Job) -> tuple[int, int]:
         """(height, width) of what the backbone gets to see in a pass through a window."""
         k, window = job
         height, width = (one.padded[n] for one, n in zip(self._axes, window, strict=True))
@@ -513,26 +534,38 @@ class _Passes:
             self.done += 1
             yield
 
-    def _look(self, group: Sequence[tuple[int, tuple[int, int]]]) -> None:
+    def _look(self, group: Sequence[_Job]) -> None:
         """Look through windows, each in a pass, and keep what their middles hang on."""
-        settings = self._settings
+        settings, seen = self._settings, dict[_Job, torch.Tensor]()
+        for window in {window: None for _, window in group}:
+            passes = [k for k, other in group if other == window]
+            transforms = [self._transforms[k] for k in passes]
+            y, x = (one.padded[n] for one, n in zip(self._axes, window, strict=True))
+            read = read_all(transforms, self._looked_at(window), settings.boundary, (y, x))
+            seen |= {(k, window): one for k, one in zip(passes, read, strict=True)}
         moves = settings.position_moves()
-        images = torch.stack(
-            [
-                self._transforms[k].read(
-                    self._looked_at(window), settings.boundary, self._window_size((k, window))
-                )
-                for k, window in group
-            ]
+        found = self._extractor._forward(
+            torch.stack([seen[job] for job in group]),
+            [moves[k] for k, _ in group],
+            self._on_step,
+            # Before the first pass is there, somebody waits for it.
+            lambda: self._filters if self.done else None,
         )
-        found = self._extractor._forward(images, [moves[k] for k, _ in group], self._on_step)
-        data = self._room()
-        for (k, window), one in zip(group, found, strict=True):
-            one = self._transforms[k].undo_tokens(one)
-            (into_y, from_y), (into_x, from_x) = (
-                axis.kept(k, n) for axis, n in zip(self._axes, window, strict=True)
-            )
-            data[k, into_y, into_x] = one[from_y, from_x]
+        data, end = self._room(), 0
+        # Passes that come one after the other and are kept alike go together.
+        places = [(k - at, *self._place(k, window)) for at, (k, window) in enumerate(group)]
+        for (offset, _, into, part), alike in groupby(places):
+            start, end = end, end + sum(1 for _ in alike)
+            tokens = self._transforms[start + offset].undo_tokens(found[start:end])
+            data[start + offset : end + offset, *into] = tokens[:, *part]
+
+    def _place(
+        self, k: int, window: tuple[int, int]
+    ) -> tuple[Matrix, tuple[slice, ...], tuple[slice, ...]]:
+        """How tokens of a window lie in a pass, where they go, and which of them are kept."""
+        kept = [axis.kept(k, n) for axis, n in zip(self._axes, window, strict=True)]
+        into, part = zip(*kept, strict=True)
+        return self._transforms[k].matrix, into, part
 
 
 class _Windows:

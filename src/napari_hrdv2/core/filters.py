@@ -10,6 +10,7 @@ in docs/accuracy.md.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import lru_cache
 from typing import NamedTuple
@@ -94,62 +95,74 @@ def _channels(
     image: torch.Tensor, stride: int, *, every: bool, on_step: Callable[[], None] | None
 ) -> torch.Tensor:
     """All channels (C, ny, nx) of float16 that lie at a stride, of images (n, ny, nx) there."""
-    sigmas = [scale.sigma for scale in SCALES if scale.stride == stride]
+    sigmas = tuple(scale.sigma for scale in SCALES if scale.stride == stride)
     height = image.shape[-2]
-    # By strips, which a processor's cache holds, and as far beyond each as a pixel sees.
-    step = _ROWS if image.device.type == "cpu" else height
+    # By strips, which a processor's cache holds, and as far beyond each as a pixel sees; a GPU
+    # takes longer to begin a step than to do it.
+    step, alone = (_ROWS, True) if image.device.type == "cpu" else (height, False)
     margin = max(_reach(sigma) + _reach(2 * sigma) for sigma in sigmas) + 2
-    strips = []
+    own, kinds = int(stride == 1), len(_EDGES if every else _EDGES_OF_COLOURS)
+    found = image.new_empty((own + len(sigmas) * kinds, *image.shape), dtype=torch.float16)
+    if own:
+        found[0] = image
+    responses = found[own:].view(len(sigmas), kinds, *image.shape)
     for start in range(0, height, step):
         if on_step is not None:
             on_step()
-        low = max(0, start - margin)
-        strip = image[:, low : start + step + margin]
-        found = [strip] if stride == 1 else []
-        for sigma in sigmas:
-            found += _responses(strip, sigma, every=every)
-        strips.append(torch.cat([one[:, start - low :][:, :step] for one in found]).half())
-    return torch.cat(strips, 1)
+        low, stop = max(0, start - margin), min(start + step, height)
+        strip, inner = image[:, low : stop + margin], slice(start - low, stop - low)
+        for k, group in enumerate([(one,) for one in sigmas] if alone else [sigmas]):
+            some = _responses(strip, group, every=every)[..., inner, :]
+            responses[k : k + len(group), :, :, start:stop] = some.permute(2, 0, 1, 3, 4)
+    return found.flatten(0, 1)
 
 
 def _sampled(image: torch.Tensor, stride: int) -> torch.Tensor:
-    """Means (n, ny, nx) over squares of pixels; the outermost pixels go on beyond the edges."""
+    """Means (n, ny, nx) over squares of pixels, or over what the image has of them."""
     if stride == 1:
         return image
-    height, width = image.shape[-2:]
-    more = (0, -width % stride, 0, -height % stride)
-    return F.avg_pool2d(F.pad(image[:, None], more, mode="replicate"), stride)[:, 0]
+    return F.avg_pool2d(image[:, None], stride, ceil_mode=True)[:, 0]
 
 
-def _responses(image: torch.Tensor, sigma: float, *, every: bool) -> list[torch.Tensor]:
-    """Channels (n, h, w) of images (n, h, w) at one scale, on the scale of intensities."""
-    smooth, square = _blurred(torch.stack([image, image * image]), sigma)
-    deviation = (square - smooth * smooth).clamp_min(0).sqrt()
-    gy, gx = (_difference(smooth, axis) * sigma for axis in (-2, -1))
-    gradient = torch.hypot(gy, gx)
+def _responses(image: torch.Tensor, sigmas: tuple[float, ...], *, every: bool) -> torch.Tensor:
+    """Channels (C, n, scales, h, w) of images (n, h, w), on the scale of intensities."""
+    smooth, square = _blurred(torch.stack([image, image * image])[:, :, None], sigmas)
+    variance = torch.addcmul(square, smooth, smooth, value=-1)
+    derivatives = _derivatives(smooth, sigmas, every=every).unbind(2)
     if not every:
-        return [smooth, gradient, deviation]
-    yy, xx = (_second_difference(smooth, axis) * sigma**2 for axis in (-2, -1))
-    yx = _difference(_difference(smooth, -2), -1) * sigma**2
-    wide, tyy, tyx, txx = _blurred(torch.stack([image, gy * gy, gy * gx, gx * gx]), 2 * sigma)
-    structure = [one.clamp_min(0).sqrt() for one in _eigenvalues(tyy, tyx, txx)]
-    return [
-        smooth,
-        smooth - wide,
-        gradient,
-        *_eigenvalues(yy, yx, xx),
-        yy + xx,
-        *structure,
-        deviation,
-    ]
+        gy, gx = derivatives
+        found = torch.stack([smooth, torch.hypot(gy, gx), variance])
+        found[2].clamp_min_(0).sqrt_()
+        return found
+    gy, gx, laplacian, difference, yx = derivatives
+    gradient = torch.hypot(gy, gx)
+    tensor = torch.stack([image[:, None].expand_as(gy), gradient * gradient, gx * gx, gy * gx])
+    wide, trace, txx, tyx = _blurred(tensor, tuple(2 * sigma for sigma in sigmas))
+    found = torch.stack(
+        [
+            smooth,
+            smooth - wide,
+            gradient,
+            *_eigenvalues(laplacian, difference, yx),
+            laplacian,
+            *_eigenvalues(trace, torch.sub(txx, trace, alpha=0.5), tyx),
+            variance,
+        ]
+    )
+    # What can only be negative by rounding.
+    found[6:].clamp_min_(0).sqrt_()
+    return found
 
 
 def _eigenvalues(
-    yy: torch.Tensor, yx: torch.Tensor, xx: torch.Tensor
+    trace: torch.Tensor, difference: torch.Tensor, yx: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The larger and the smaller one of symmetric 2 x 2 matrices."""
-    mean, spread = (yy + xx) / 2, torch.hypot((yy - xx) / 2, yx)
-    return mean + spread, mean - spread
+    """The larger and the smaller one of symmetric 2 x 2 matrices.
+
+    Given are the sum and half the difference of what is on the diagonal, and what is beside it.
+    """
+    larger = torch.add(torch.hypot(difference, yx), trace, alpha=0.5)
+    return larger, trace - larger
 
 
 def _reach(sigma: float) -> int:
@@ -157,61 +170,75 @@ def _reach(sigma: float) -> int:
     return int(_REACH * sigma + 0.5)
 
 
-def _blurred(images: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Gaussian of images (..., h, w), whose outermost pixels go on beyond the edges."""
-    kernel = _gaussian(sigma, images.device)
-    reach = len(kernel) - 1
-    blurred_along = _summed if images.device.type == "cpu" else _convolved
-    flat = images.flatten(0, -3)
-    for axis, margin in ((-2, (0, 0, reach, reach)), (-1, (reach, reach, 0, 0))):
-        flat = blurred_along(F.pad(flat, margin, mode="replicate"), kernel, axis)
-    return flat.reshape(images.shape)
+def _blurred(images: torch.Tensor, sigmas: tuple[float, ...]) -> torch.Tensor:
+    """Gaussians (a, b, scales, h, w) of images (a, b, 1 or scales, h, w)."""
+    along_y, along_x = _gaussians(sigmas, images.device)
+    margin = along_x.shape[-1] // 2
+    padded = F.pad(images.flatten(0, 1), (margin,) * 4, mode="replicate")
+    found = _correlated(_correlated(padded, along_y), along_x)
+    return found.reshape(*images.shape[:2], *found.shape[1:])
 
 
 @lru_cache
-def _gaussian(sigma: float, device: torch.device) -> torch.Tensor:
-    """First half and middle of a Gaussian of sum 1; kept, as a GPU waits for what it is sent."""
-    kernel = torch.exp(-0.5 * (torch.arange(-_reach(sigma), 1) / sigma) ** 2)
-    return (kernel / (2 * kernel.sum() - kernel[-1])).to(device)
+def _gaussians(
+    sigmas: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kernels of sum 1 along y and along x; kept, as a GPU waits for what it is sent."""
+    reach = max(map(_reach, sigmas))
+    at = torch.arange(-reach, reach + 1)
+    kernels = torch.zeros((len(sigmas), 1, 1, len(at)))
+    for kernel, sigma in zip(kernels, sigmas, strict=True):
+        kernel[0, 0] = torch.exp(-0.5 * (at / sigma) ** 2) * (at.abs() <= _reach(sigma))
+        kernel /= kernel.sum()
+    return kernels.transpose(-1, -2).to(device), kernels.to(device)
 
 
-def _summed(padded: torch.Tensor, kernel: torch.Tensor, axis: int) -> torch.Tensor:
-    """A symmetric kernel's first half and middle over images (n, h, w), along an axis.
+def _derivatives(smooth: torch.Tensor, sigmas: tuple[float, ...], *, every: bool) -> torch.Tensor:
+    """Derivatives (n, scales, kinds, h, w) of images (n, scales, h, w), each times its sigma.
 
-    Sums of moved images: on a CPU several times faster than a convolution of one channel.
+    By y, by x and, where every one is wanted, the Laplacian, half the difference of the second
+    ones by y and by x, and the mixed one.
     """
-    *edge, middle = kernel.tolist()
-    reach = len(edge)
-    n = padded.shape[axis] - 2 * reach
-    found: torch.Tensor = padded.narrow(axis, reach, n) * middle
-    for k, weight in enumerate(edge):
-        both = padded.narrow(axis, k, n) + padded.narrow(axis, 2 * reach - k, n)
-        found.add_(both, alpha=weight)
+    padded = F.pad(smooth, (1, 1, 1, 1), mode="replicate")
+    found = _correlated(padded, _stencils(sigmas, smooth.device, every=every))
+    return found.reshape(len(smooth), len(sigmas), -1, *smooth.shape[-2:])
+
+
+@lru_cache
+def _stencils(sigmas: tuple[float, ...], device: torch.device, *, every: bool) -> torch.Tensor:
+    """Kernels of :func:`_derivatives`, kept."""
+    none, one = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([-0.5, 0.0, 0.5])
+    two = torch.tensor([1.0, -2.0, 1.0])
+    y, x, yx = torch.outer(one, none), torch.outer(none, one), torch.outer(one, one)
+    yy, xx = torch.outer(two, none), torch.outer(none, two)
+    first, second = [y, x], [yy + xx, (yy - xx) / 2, yx] if every else []
+    kernels = [s * one for s in sigmas for one in [*first, *(s * other for other in second)]]
+    return torch.stack(kernels)[:, None].to(device)
+
+
+def _correlated(padded: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+    """Images (n, groups, h, w) seen through kernels (m, 1, ...), as many for each group."""
+    if padded.device.type == "cpu":
+        return _summed(padded, kernels)
+    return _convolved(padded, kernels)
+
+
+def _summed(padded: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+    """Sums of moved images: on a CPU several times faster than a convolution of one channel."""
+    rows, columns = kernels.shape[-2:]
+    height, width = padded.shape[-2] - rows + 1, padded.shape[-1] - columns + 1
+    found = padded.new_zeros((len(padded), len(kernels), height, width))
+    each = len(kernels) // padded.shape[1]
+    for k, (kernel,) in enumerate(kernels.tolist()):
+        for y, x in itertools.product(range(rows), range(columns)):
+            if weight := kernel[y][x]:
+                moved = padded[:, k // each, y : y + height, x : x + width]
+                found[:, k].add_(moved, alpha=weight)
     return found
 
 
-def _convolved(padded: torch.Tensor, kernel: torch.Tensor, axis: int) -> torch.Tensor:
+def _convolved(padded: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
     """As :func:`_summed`, in one step: a GPU takes longer to begin a step than to do it."""
-    whole = torch.cat([kernel, kernel[:-1].flip(0)])
-    shaped = whole[:, None] if axis == -2 else whole[None]
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        found: torch.Tensor = F.conv2d(padded[:, None], shaped[None, None])[:, 0]
+        found: torch.Tensor = F.conv2d(padded, kernels, groups=padded.shape[1])
     return found
-
-
-def _neighbours(image: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The image moved by a sample forth and back along an axis."""
-    n = image.shape[axis]
-    first, last = image.narrow(axis, 0, 1), image.narrow(axis, n - 1, 1)
-    before = torch.cat([first, image.narrow(axis, 0, n - 1)], axis)
-    return before, torch.cat([image.narrow(axis, 1, n - 1), last], axis)
-
-
-def _difference(image: torch.Tensor, axis: int) -> torch.Tensor:
-    before, after = _neighbours(image, axis)
-    return (after - before) / 2
-
-
-def _second_difference(image: torch.Tensor, axis: int) -> torch.Tensor:
-    before, after = _neighbours(image, axis)
-    return before + after - 2 * image

@@ -116,7 +116,7 @@ def levels_of(
 def _levels(
     plane: npt.NDArray[Any], percentiles: tuple[float, float]
 ) -> tuple[np.floating, np.floating]:
-    known = plane[np.isfinite(plane)]
+    known = plane[np.isfinite(plane)] if plane.dtype.kind == "f" else plane.ravel()
     if known.size == 0:
         raise ImageError("the image has no finite pixel: it is all NaN or infinite")
     # An evenly spaced sample of millions gives the same percentiles to a grey level.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -278,24 +279,25 @@ class Transform:
         torch.Tensor
             (..., window height, window width), of the same dtype and device.
         """
-        import torch
+        shape = self.out_shape(window) if window else (image.shape[-2], image.shape[-1])
+        return read_all([self], image, boundary, shape)[0]
 
-        shape = (image.shape[-2], image.shape[-1])
-        window = window or self.out_shape(shape)
-        index = []
-        for axis, n in enumerate(shape):
-            out, sign, shift = self._axis(axis)
-            q = np.arange(window[out])
-            p = q - shift if sign > 0 else n - 1 - q + shift
-            index.append(torch.from_numpy(fold(p, n, boundary)).to(image.device))
-        read = image[..., index[0][:, None], index[1][None, :]]
-        return read.transpose(-1, -2) if self.transposes else read
+    def _begin(self, axis: int, n: int, length: int) -> int:
+        """First pixel, along an axis of ``n`` endlessly extended ones, of ``length`` read."""
+        _, sign, shift = self._axis(axis)
+        return -shift if sign > 0 else n - length + shift
+
+    def _mirrored(self) -> list[int]:
+        """Axes of the original that run backwards."""
+        return [axis for axis in (0, 1) if self._axis(axis)[1] < 0]
 
     def undo_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Bring a token map (ny', nx', C) back to the original's axes and directions."""
+        """Bring token maps (..., ny', nx', C) back to the original's axes and directions."""
         if self.transposes:
-            tokens = tokens.transpose(0, 1)
-        return tokens.flip([axis for axis in (0, 1) if self._axis(axis)[1] < 0])
+            tokens = tokens.transpose(-3, -2)
+        # Even without axes to flip it would copy.
+        mirrored = [axis - 3 for axis in self._mirrored()]
+        return tokens.flip(mirrored) if mirrored else tokens
 
     def lattice(
         self, shape: tuple[int, int], patch: int, stride: int, boundary: Boundary
@@ -336,6 +338,59 @@ def _from_arrays(matrix: np.ndarray, shift: np.ndarray) -> Transform:
     (a, b), (c, d) = matrix.tolist()
     y, x = shift.tolist()
     return Transform(((a, b), (c, d)), (y, x))
+
+
+def read_all(
+    transforms: Sequence[Transform],
+    image: torch.Tensor,
+    boundary: Boundary,
+    shape: tuple[int, int],
+) -> list[torch.Tensor]:
+    """Transform an image in several ways.
+
+    Parameters
+    ----------
+    transforms
+        The ways.
+    image, boundary
+        As for :meth:`Transform.read`.
+    shape
+        (height, width) to read in the image's own axes, from where each transformed image has its
+        top left corner.
+
+    Returns
+    -------
+    list of torch.Tensor
+        (..., height, width), or with both exchanged where a transform does so. They share memory.
+    """
+    begins, index = [], []
+    for axis, length in enumerate(shape):
+        n = image.shape[axis - 2]
+        # Where a whole period farther on all looks the same, the extended image need not be larger.
+        period = n if boundary == "periodic" else max(1, 2 * n - 2)
+        half = period // 2
+        mine = [(t._begin(axis, n, length) + half) % period - half for t in transforms]
+        low, high = min(mine), max(mine) + length
+        begins.append([one - low for one in mine])
+        index.append(_extended(low, high, n, boundary, image.device))
+    extended = image[..., index[0][:, None], index[1]]
+    found = []
+    for t, y, x in zip(transforms, *begins, strict=True):
+        one = extended[..., y : y + shape[0], x : x + shape[1]]
+        if mirrored := t._mirrored():
+            one = one.flip([axis - 2 for axis in mirrored])
+        found.append(one.transpose(-1, -2) if t.transposes else one)
+    return found
+
+
+@lru_cache
+def _extended(
+    low: int, high: int, n: int, boundary: Boundary, device: torch.device
+) -> torch.Tensor:
+    """What pixels of the endless axis show; kept, as a GPU waits for what it is sent."""
+    import torch
+
+    return torch.from_numpy(fold(np.arange(low, high), n, boundary)).to(device)
 
 
 def token_count(n: int, patch: int, stride: int) -> int:
@@ -428,6 +483,7 @@ def neighbour_shifts(pattern: Pattern, distances: tuple[int, ...]) -> list[tuple
     return [(0, 0)] + [(d * dy, d * dx) for d in rings for dy, dx in steps]
 
 
+@lru_cache
 def pass_transforms(
     *,
     passes: int,

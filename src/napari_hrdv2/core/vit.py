@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -138,6 +139,16 @@ class _PatchEmbed(nn.Module):
     def __init__(self, dim: int, channels: int, patch: int, bias: bool) -> None:
         super().__init__()
         self.proj = nn.Conv2d(channels, dim, patch, stride=patch, bias=bias)
+
+
+@lru_cache(maxsize=16)
+def _moved(
+    ny: int, nx: int, moves: tuple[tuple[float, float], ...], device: torch.device
+) -> Tensor:
+    """Index (batch, ny * nx) into positions, of those moved; kept, as a GPU waits for it."""
+    cells = torch.arange(ny * nx).view(ny, nx)
+    by = [(-int(y * ny), -int(x * nx)) for y, x in moves]
+    return torch.stack([cells.roll(one, (0, 1)).flatten() for one in by]).to(device)
 
 
 class VisionTransformer(nn.Module):
@@ -312,9 +323,7 @@ class VisionTransformer(nn.Module):
         x = x.flatten(2).transpose(1, 2)
         grid = self._resampled(ny, nx).to(x)
         if moves:
-            square = grid.reshape(ny, nx, -1)
-            by = [(-int(y * ny), -int(x * nx)) for y, x in moves]
-            grid = torch.stack([square.roll(one, (0, 1)).flatten(0, 1) for one in by])
+            grid = grid[0, _moved(ny, nx, tuple(moves), grid.device)]
         x = x + grid
         start = torch.cat(self._prefix(), 1)
         positions = self.pos_embed[:, : self._positions()[1]]
