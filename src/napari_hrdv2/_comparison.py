@@ -11,10 +11,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -300,17 +300,39 @@ def compare_upsamplers(
 def _in_fresh_process(job: _Job) -> tuple[Panel, _Reference]:
     # Forked from one that has imported all this and done nothing: a new one takes no second.
     linux = sys.platform == "linux"
-    context = multiprocessing.get_context("forkserver" if linux else "spawn")
+    # Its type does not tell of processes.
+    context: Any = multiprocessing.get_context("forkserver" if linux else "spawn")
     if linux:
         context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        try:
-            return pool.submit(_measured, job).result()
-        except BrokenProcessPool:
-            raise HRDv2Error(
-                f"the process of the upsampler {job.upsampler.name} ended before its work was "
-                "done: the memory may be too small for it"
-            ) from None
+    receiver, sender = context.Pipe(duplex=False)
+    # No pool, whose processes would wait for ever after this one was killed.
+    process = context.Process(target=_send, args=(job, sender))
+    process.start()
+    sender.close()
+    try:
+        found = receiver.recv()
+    except EOFError:
+        raise HRDv2Error(
+            f"the process of the upsampler {job.upsampler.name} ended before its work was done: "
+            "the memory may be too small for it"
+        ) from None
+    finally:
+        receiver.close()
+        process.terminate()
+        process.join()
+    if isinstance(found, Exception):
+        raise found
+    panel, reference = found
+    return panel, reference
+
+
+def _send(job: _Job, sender: Connection) -> None:
+    """What :func:`_measured` returns or raises, to the process that waits for it."""
+    try:
+        found: object = _measured(job)
+    except Exception as error:
+        found = error
+    sender.send(found)
 
 
 def _measured(job: _Job) -> tuple[Panel, _Reference]:
