@@ -279,7 +279,7 @@ def _measured(job: _Job) -> BackbonePanel:
         if extractor.device.type == "cuda":
             torch.cuda.synchronize(extractor.device)
         seconds = time.perf_counter() - start
-    backbone = extractor._vit
+    backbone = extractor.backbone
     attention = None
     if isinstance(backbone, FacetBackbone):
         attention = attention_maps(extractor.facets(job.image, "attention")).together
