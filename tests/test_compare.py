@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 from napari_hrdv2._cli import main
-from napari_hrdv2._comparison import Task, _affine, _held_out, _part, compare_upsamplers
+from napari_hrdv2._compare import Task, compare_upsamplers
+from napari_hrdv2._compare.probe import held_out
+from napari_hrdv2._compare.upsamplers import affine, part_of
 from napari_hrdv2.core.errors import HRDv2Error, StrokesError
 from napari_hrdv2.core.extraction import FeatureExtractor
 from napari_hrdv2.core.settings import Settings
@@ -193,7 +195,7 @@ def test_a_map_that_is_there_is_found(rng: np.random.Generator):
     rows[:, 5] = 7
     weight = rng.normal(size=(4, 6)).astype(np.float32)
     wanted = rows @ weight.T + np.arange(4, dtype=np.float32)
-    coef, intercept = _affine(rows, wanted)
+    coef, intercept = affine(rows, wanted)
     np.testing.assert_allclose(rows @ coef.T + intercept, wanted, atol=0.02 * wanted.std())
 
 
@@ -204,11 +206,11 @@ def test_strokes_held_out_are_not_learnt_from(rng: np.random.Generator):
     labels = 1 + strokes % 2
     training = Training(features, labels, features, 8, lambda: strokes)
     settings = Settings(model="none", weights_sha256="0" * 64, patch=14, stride=14)
-    truth, said = _held_out(training, settings)
+    truth, said = held_out(training, settings)
     assert sorted(truth) == sorted(labels)
     assert (truth == said).mean() <= 0.5
     features = np.eye(2, dtype=np.float32)[strokes % 2]
-    truth, said = _held_out(Training(features, labels, features, 2, lambda: strokes), settings)
+    truth, said = held_out(Training(features, labels, features, 2, lambda: strokes), settings)
     np.testing.assert_array_equal(truth, said)
 
 
@@ -235,13 +237,13 @@ def test_tasks_from_what_is_known():
 def test_the_part_enlarged_has_the_edges(rng: np.random.Generator):
     colours = np.zeros((100, 50, 3), np.float32)
     colours[60:66, 40:46] = rng.uniform(size=(6, 6, 3))
-    y, x = _part(colours)
+    y, x = part_of(colours)
     assert (y.stop - y.start, x.stop - x.start) == (20, 10)
     assert y.start <= 60
     assert y.stop >= 66
     assert x.start <= 40
     assert x.stop >= 46
-    assert _part(np.zeros((3, 2, 3), np.float32)) == (slice(0, 1), slice(0, 1))
+    assert part_of(np.zeros((3, 2, 3), np.float32)) == (slice(0, 1), slice(0, 1))
 
 
 def test_the_extractor_is_not_asked_for_passes(make_extractor: Any):

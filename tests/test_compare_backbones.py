@@ -13,8 +13,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from napari_hrdv2._backbones import BY_DEFAULT, Candidate
 from napari_hrdv2._cli import main
+from napari_hrdv2._compare import BY_DEFAULT, Candidate
 from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.errors import WeightsError
 from napari_hrdv2.core.extraction import FeatureExtractor
