@@ -88,17 +88,15 @@ def upsamplers(
     Writes upsamplers.png (colours in a basis shared by all, a part enlarged, errors) and
     upsamplers.json (time, memory, error, the scores of a linear probe).
     """
-    from .._compare import compare_upsamplers, read_sample, upsamplers_picture
+    from .._compare import Case, compare_upsamplers, upsamplers_picture
     from ..core.upsamplers import make_upsampler
 
     _check_folder(output)
     chosen = [make_upsampler(one) for one in upsampler]
-    pixels, task = read_sample(image, axes, strokes, truth)
+    case = Case.read(image, axes, strokes, truth)
     extractor = make_extractor(device, weights, model=model, depth=depth)
     with _steps(len(chosen) + 1) as (_, on_step):
-        comparison, panels = compare_upsamplers(
-            pixels, image.name, chosen, extractor, task, reference_passes, on_step
-        )
+        comparison, panels = compare_upsamplers(case, chosen, extractor, reference_passes, on_step)
     figures = [
         {
             "passes": f"{one.passes}",
@@ -109,7 +107,7 @@ def upsamplers(
         }
         for one in comparison.upsamplers
     ]
-    _write(output / "upsamplers", upsamplers_picture(pixels, panels, task), comparison)
+    _write(output / "upsamplers", upsamplers_picture(case, panels), comparison)
     _print("upsampler", comparison, comparison.upsamplers, figures, comparison.settings.model)
     stderr.print(f"wrote {output / 'upsamplers.png'} and upsamplers.json")
 
@@ -150,26 +148,18 @@ def backbones(
     Writes backbones.png (components as colours, attention, labels of a linear probe) and
     backbones.json (patch, stride, channels, parameters, time, memory, the probe's scores).
     """
-    from .._compare import (
-        BY_DEFAULT,
-        Candidate,
-        backbones_picture,
-        compare_backbones,
-        read_sample,
-    )
+    from .._compare import BY_DEFAULT, Candidate, Case, backbones_picture, compare_backbones
 
     _check_folder(output)
     wanted = BY_DEFAULT if models is None else models.split(",")
     candidates = [Candidate.of(one, weights) for one in wanted]
-    pixels, task = read_sample(image, axes, strokes, truth)
+    case = Case.read(image, axes, strokes, truth)
     settings = {"passes": passes, "stride": stride, "scale": scale, "depth": depth}
     with _steps(len(candidates)) as (bar, on_step):
         download = bar.add_task("weights", visible=False)
         comparison, panels = compare_backbones(
-            pixels,
-            image.name,
+            case,
             candidates,
-            task,
             device=device,
             progress=lambda done, total: bar.update(
                 download, completed=done, total=total, visible=done < total
@@ -188,7 +178,7 @@ def backbones(
         }
         for one in comparison.backbones
     ]
-    _write(output / "backbones", backbones_picture(pixels, panels, task), comparison)
+    _write(output / "backbones", backbones_picture(case, panels), comparison)
     _print("backbone", comparison, comparison.backbones, figures)
     stderr.print(f"wrote {output / 'backbones.png'} and backbones.json")
 

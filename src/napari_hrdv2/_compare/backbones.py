@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 from skimage.color import label2rgb
@@ -34,6 +33,7 @@ from ..core.weights import Progress, find
 from .measuring import Comparison, Job, Score, check_names, in_fresh_process, timed_tokens
 from .picture import Cell, Colours, sheet, shown
 from .probe import PAINTED, Labels, Task, agreement, held_out
+from .reading import Case
 
 #: One backbone of each kind.
 BY_DEFAULT = (
@@ -121,10 +121,8 @@ class Candidate(NamedTuple):
 
 
 def compare_backbones(
-    image: npt.NDArray[np.generic],
-    name: str,
+    case: Case,
     candidates: Sequence[Candidate],
-    task: Task | None = None,
     *,
     device: str = "auto",
     progress: Progress | None = None,
@@ -136,14 +134,10 @@ def compare_backbones(
 
     Parameters
     ----------
-    image
-        (h, w) or (h, w, 3 or 4), any real dtype.
-    name
-        Its name.
+    case
+        The image.
     candidates
         The backbones, of different names.
-    task
-        For a linear probe.
     device
         As for :class:`.FeatureExtractor`.
     progress
@@ -169,7 +163,7 @@ def compare_backbones(
     wanted = make_settings(None, **settings | {"filters": False, "move_positions": False})
     # What is wrong with these, is wrong for all.
     choose_device(device)
-    stretch(image)
+    stretch(case.image)
     panels, missing = [], {}
     for candidate in candidates:
         on_step(candidate.name)
@@ -180,8 +174,7 @@ def compare_backbones(
                 settings=make_settings(wanted, model=weights.name),
                 weights=weights.path,
                 device=device,
-                image=image,
-                task=task,
+                case=case,
             )
             panels.append(in_fresh_process(_measured, job))
         except HRDv2Error as error:
@@ -191,9 +184,7 @@ def compare_backbones(
         first = next(iter(missing.items()), ("none", "none was named"))
         raise HRDv2Error(f"none of the backbones can be had; {first[0]}: {first[1]}")
     scores = tuple(one.score for one in panels)
-    comparison = BackboneComparison.of(
-        image, device, task, image=name, backbones=scores, missing=missing
-    )
+    comparison = BackboneComparison.of(case, device, backbones=scores, missing=missing)
     return comparison, panels
 
 
@@ -201,12 +192,12 @@ def _measured(job: Job) -> BackbonePanel:
     """Let a backbone work, and find out how well."""
     extractor = job.prepared()
     with peak_memory(extractor.device) as peak:
-        tokens, seconds = timed_tokens(extractor, job.image)
+        tokens, seconds = timed_tokens(extractor, job.case.image)
     backbone = extractor.backbone
     attention = None
     if isinstance(backbone, FacetBackbone):
-        attention = attention_maps(extractor.facets(job.image, "attention")).together
-    scores, labels = _probed(job.task, tokens)
+        attention = attention_maps(extractor.facets(job.case.image, "attention")).together
+    scores, labels = _probed(job.case.task, tokens)
     score = BackboneScore(
         name=job.name,
         settings=extractor.settings,
@@ -238,27 +229,23 @@ def _probed(task: Task | None, tokens: Tokens) -> tuple[dict[str, float], Labels
     return agreement(pairs), found[0]
 
 
-def backbones_picture(
-    image: npt.NDArray[np.generic], panels: Sequence[BackbonePanel], task: Task | None
-) -> Image.Image:
+def backbones_picture(case: Case, panels: Sequence[BackbonePanel]) -> Image.Image:
     """Draw what was compared, a row for every backbone below that of the image.
 
     Parameters
     ----------
-    image
-        (h, w) or (h, w, 3 or 4).
+    case
+        What it was compared on.
     panels
         As :func:`compare_backbones` returns them.
-    task
-        Whose labels are drawn beside the image.
 
     Returns
     -------
     PIL.Image.Image
         RGB.
     """
-    seen, drawn = shown(image, task)
-    about = Cell(["image", f"{image.shape[0]} x {image.shape[1]}"])
+    seen, drawn = shown(case)
+    about = Cell(["image", "{} x {}".format(*seen.shape)])
     rows = [[about, *(Cell(colours=one) for one in (seen, drawn) if one is not None)]]
     with_attention = any(one.attention is not None for one in panels)
     for k, one in enumerate(panels):

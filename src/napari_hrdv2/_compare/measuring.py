@@ -25,7 +25,7 @@ from ..core.extraction import FeatureExtractor
 from ..core.settings import Settings
 from ..core.tokens import Tokens
 from ..core.weights import TrustedWeightsWarning
-from .probe import Task
+from .reading import Case
 
 _TINY_PX = 64
 
@@ -56,15 +56,14 @@ class Comparison(BaseModel):
     probe: str | None = Field(description="What a linear probe was trained and tested on.")
 
     @classmethod
-    def of(
-        cls, pixels: npt.NDArray[np.generic], device: str, task: Task | None, **rest: Any
-    ) -> Self:
+    def of(cls, case: Case, device: str, **rest: Any) -> Self:
         """With what all have in common filled in."""
         return cls(
-            shape=pixels.shape[:2],
+            image=case.name,
+            shape=case.image.shape[:2],
             device=device,
             threads=torch.get_num_threads(),
-            probe=None if task is None else task.description,
+            probe=None if case.task is None else case.task.description,
             **rest,
         )
 
@@ -77,8 +76,7 @@ class Job:
     settings: Settings
     weights: Path
     device: str
-    image: npt.NDArray[np.generic]
-    task: Task | None
+    case: Case
     threads: int = field(default_factory=torch.get_num_threads)
 
     def prepared(self) -> FeatureExtractor:
@@ -132,7 +130,7 @@ def in_fresh_process(work: Callable[[_J], _T], job: _J) -> _T:
     child.start()
     sender.close()
     try:
-        is_error, found = receiver.recv()
+        found = receiver.recv()
     except EOFError:
         raise HRDv2Error(
             f"the process of {job.name} ended before its work was done: the memory may be too "
@@ -142,7 +140,7 @@ def in_fresh_process(work: Callable[[_J], _T], job: _J) -> _T:
         receiver.close()
         child.terminate()
         child.join()
-    if is_error:
+    if isinstance(found, Exception):
         raise found
     result: _T = found
     return result
@@ -151,8 +149,7 @@ def in_fresh_process(work: Callable[[_J], _T], job: _J) -> _T:
 def _send(work: Callable[[_J], object], job: _J, sender: Connection) -> None:
     """What the work returns or raises, to the process that waits for it."""
     try:
-        found = False, work(job)
+        found: object = work(job)
     except Exception as error:
-        sender.send((True, error))
-    else:
-        sender.send(found)
+        found = error
+    sender.send(found)

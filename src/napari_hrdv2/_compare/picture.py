@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..core.base import default_class
 from ..core.normalise import stretch
-from .probe import Task
+from .reading import Case
 
 Colours = npt.NDArray[np.floating]
 
@@ -60,9 +60,10 @@ def _fitted(colours: Colours) -> Image.Image:
     return whole.resize(size, how)
 
 
-def shown(image: npt.NDArray[np.generic], task: Task | None) -> tuple[Colours, Colours | None]:
-    """An image (h, w) or (h, w, 3 or 4) as colours, and a task's labels on it in grey."""
-    seen = np.broadcast_to(stretch(image), (*image.shape[:2], 3))
+def shown(case: Case) -> tuple[Colours, Colours | None]:
+    """The image as colours, and the labels of its task on it in grey."""
+    task, shape = case.task, case.image.shape[:2]
+    seen = np.broadcast_to(stretch(case.image), (*shape, 3))
     if task is None:
         return seen, None
     drawn: Colours = np.repeat(seen.mean(-1, keepdims=True), 3, -1)

@@ -1,8 +1,9 @@
-"""Reading what is compared on: an image, and what is known of its labels."""
+"""What is compared on: an image, and what is known of its labels."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,45 +11,50 @@ import numpy.typing as npt
 from .._io import open_image, open_strokes
 from ..core.base import check_strokes
 from ..core.errors import ImageError
-from .probe import Task
+from .probe import Labels, Task
 
 
-def read_sample(
-    image: Path, axes: str | None, strokes: Path | None, truth: Path | None
-) -> tuple[npt.NDArray[np.generic], Task | None]:
-    """Read an image, and what a probe learns on it.
+class Case(NamedTuple):
+    """What things are compared on.
 
-    Parameters
+    Attributes
     ----------
+    name
+        Of the image.
     image
-        A grey or RGB image of one plane.
-    axes
-        What its axes are, by default as the file says.
-    strokes, truth
-        Label images, see :meth:`.Task.of`.
-
-    Returns
-    -------
-    ndarray, Task or None
-        (h, w) or (h, w, 3 or 4), any real dtype; None without strokes and truth.
-
-    Raises
-    ------
-    ImageError
-        If the image cannot be read, or holds several planes or channels.
-    StrokesError
-        If strokes or truth cannot be read, do not fit the image, or do not suffice for a probe.
+        (h, w) or (h, w, 3 or 4), any real dtype.
+    task
+        For a linear probe, if there is to be one.
     """
-    planes = open_image(image, axes=axes).planes
-    indices = list(planes.indices())
-    if planes.channel_count is not None or len(indices) > 1:
-        raise ImageError(
-            f"{image} holds several planes or channels: what is compared is compared on a grey or "
-            "RGB image"
-        )
-    (index,) = indices
-    drawn, known = (
-        None if one is None else check_strokes(open_strokes(one, planes).read(index), planes.shape)
-        for one in (strokes, truth)
-    )
-    return planes.read(index), Task.of(drawn, known)
+
+    name: str
+    image: npt.NDArray[np.generic]
+    task: Task | None = None
+
+    @classmethod
+    def read(cls, path: Path, axes: str | None, strokes: Path | None, truth: Path | None) -> Case:
+        """Read an image of one plane, and strokes and truth of it, see :meth:`.Task.of`.
+
+        Raises
+        ------
+        ImageError
+            If the image cannot be read, or holds several planes or channels.
+        StrokesError
+            If strokes or truth cannot be read, do not fit the image, or do not suffice for a probe.
+        """
+        planes = open_image(path, axes=axes).planes
+        indices = list(planes.indices())
+        if planes.channel_count is not None or len(indices) > 1:
+            raise ImageError(
+                f"{path} holds several planes or channels: what is compared is compared on a grey "
+                "or RGB image"
+            )
+        (index,) = indices
+
+        def labels(of: Path | None) -> Labels | None:
+            if of is None:
+                return None
+            return check_strokes(open_strokes(of, planes).read(index), planes.shape)
+
+        task = Task.of(labels(strokes), labels(truth))
+        return cls(path.name, planes.read(index), task)

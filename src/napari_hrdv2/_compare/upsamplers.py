@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from pydantic import Field
 from scipy import ndimage as ndi
@@ -34,6 +33,7 @@ from ..core.upsamplers.base import Floats, Pixels
 from .measuring import Comparison, Job, Score, check_names, in_fresh_process, timed_tokens
 from .picture import Cell, sheet, shown
 from .probe import PAINTED, Labels, Task, agreement, held_out, probe
+from .reading import Case
 
 REFERENCE_PASSES = 16
 _COMPONENTS = 64
@@ -111,11 +111,9 @@ class _Job(Job):
 
 
 def compare_upsamplers(
-    image: npt.NDArray[np.generic],
-    name: str,
+    case: Case,
     upsamplers: Sequence[Upsampler],
     extractor: FeatureExtractor,
-    task: Task | None = None,
     reference_passes: int = REFERENCE_PASSES,
     on_step: Callable[[str], None] = lambda name: None,
 ) -> tuple[UpsamplerComparison, list[UpsamplerPanel]]:
@@ -123,16 +121,12 @@ def compare_upsamplers(
 
     Parameters
     ----------
-    image
-        (h, w) or (h, w, 3 or 4), any real dtype.
-    name
-        Its name.
+    case
+        The image.
     upsamplers
         Of different names.
     extractor
         Whose backbone, depth and device are used.
-    task
-        For a linear probe.
     reference_passes
         Of the reference, at half a patch as the stride.
     on_step
@@ -161,8 +155,7 @@ def compare_upsamplers(
             settings=settings,
             weights=extractor.weights.path,
             device=str(extractor.device),
-            image=image,
-            task=task,
+            case=case,
             upsampler=own,
             reference=Path(folder) / "reference.npy",
         )
@@ -174,10 +167,8 @@ def compare_upsamplers(
             panels.append(panel)
         count = reference.maps().shape[-1]
     comparison = UpsamplerComparison.of(
-        image,
+        case,
         job.device,
-        task,
-        image=name,
         settings=settings,
         components=count,
         variance=reference.variance,
@@ -191,12 +182,12 @@ def _measured(job: _Job) -> tuple[UpsamplerPanel, _Reference]:
     extractor = job.prepared()
     settings = extractor.settings
     with peak_memory(extractor.device) as peak:
-        tokens, seconds = timed_tokens(extractor, job.image)
+        tokens, seconds = timed_tokens(extractor, job.case.image)
         start = time.perf_counter()
-        features = job.upsampler.upsample(job.image, tokens)
+        features = job.upsampler.upsample(job.case.image, tokens)
         features.maps(np.eye(3, features.channels, dtype=np.float32))
         upsampled = time.perf_counter() - start
-    seen, drawn = _pixels(job)
+    seen, drawn = _pixels(job.case)
     rows = features.rows(np.concatenate([seen, *drawn]))
     parts = np.split(rows, np.cumsum([len(seen), *map(len, drawn)])[:-1])
     if isinstance(job.reference, Path):
@@ -218,20 +209,20 @@ def _measured(job: _Job) -> tuple[UpsamplerPanel, _Reference]:
         seconds_maps=upsampled,
         peak_bytes=peak.growth,
         error=float(np.sqrt(np.square(errors, dtype=np.float64).mean())),
-        **_probed(job.task, features, settings, parts, drawn),
+        **_probed(job.case.task, features, settings, parts, drawn),
     )
     return UpsamplerPanel(score=score, colours=reference.colours(maps), errors=errors), reference
 
 
-def _pixels(job: _Job) -> tuple[Pixels, list[Pixels]]:
+def _pixels(case: Case) -> tuple[Pixels, list[Pixels]]:
     """Pixels (n, 2) anywhere in the image, and for each drawing those painted."""
-    h, w = job.image.shape[:2]
+    h, w = case.image.shape[:2]
 
     def places(index: Pixels) -> Pixels:
         return np.stack(np.unravel_index(index, (h, w)), 1)
 
     drawn = []
-    for one in () if job.task is None else job.task.drawings:
+    for one in () if case.task is None else case.task.drawings:
         index = np.flatnonzero(one)
         kept = thinned(one.ravel()[index], PAINTED)
         drawn.append(places(index if kept is None else index[kept]))
@@ -293,26 +284,22 @@ def _training(rows: Floats, strokes: Labels, at: Pixels, anywhere: Floats) -> Tr
     )
 
 
-def upsamplers_picture(
-    image: npt.NDArray[np.generic], panels: Sequence[UpsamplerPanel], task: Task | None
-) -> Image.Image:
+def upsamplers_picture(case: Case, panels: Sequence[UpsamplerPanel]) -> Image.Image:
     """Draw what was compared: colours, a part of them enlarged, and the errors below.
 
     Parameters
     ----------
-    image
-        (h, w) or (h, w, 3 or 4).
+    case
+        What it was compared on.
     panels
         As :func:`compare_upsamplers` returns them, the reference first.
-    task
-        Whose labels are drawn below the image.
 
     Returns
     -------
     PIL.Image.Image
         RGB.
     """
-    seen, drawn = shown(image, task)
+    seen, drawn = shown(case)
     part = part_of(panels[0].colours)
     columns = [[Cell(["image", ""], seen), Cell(colours=seen[part]), Cell(colours=drawn)]]
     for k, (score, colours, errors) in enumerate(panels):
