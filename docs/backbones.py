@@ -12,8 +12,8 @@ from pathlib import Path
 import tifffile
 from PIL import Image
 
-from napari_hrdv2._backbones import BY_DEFAULT
 from napari_hrdv2._cli import main
+from napari_hrdv2._compare import BY_DEFAULT
 from napari_hrdv2._sample_data import sample_image, sample_strokes
 
 _OUT = Path(__file__).with_name("backbones.png")

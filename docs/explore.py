@@ -25,6 +25,7 @@ from skimage.util import img_as_ubyte
 
 from napari_hrdv2 import Indexing
 from napari_hrdv2._across import pair_colours
+from napari_hrdv2._picture import with_palette
 from napari_hrdv2._sample_data import sample_image
 from napari_hrdv2.core.base import default_class
 from napari_hrdv2.core.explore import (
@@ -99,7 +100,7 @@ def save(path: Path, pictures: dict[str, _Picture], columns: int = 4) -> None:
         size = (round(one.width * factor), round(one.height * factor))
         canvas.paste(one.resize(size, Image.Resampling.LANCZOS), (left, top + _TEXT))
         ImageDraw.Draw(canvas).text((left + 2, top + 4), title, "black")
-    canvas.save(path, optimize=True)
+    with_palette(canvas).save(path, optimize=True)
 
 
 def explore(model: str) -> None:

@@ -44,13 +44,16 @@ def pause(seconds: float) -> None:
 def picture(viewer: Any, path: Path) -> None:
     """Take the picture of a window, without notifications."""
     from napari._qt.dialogs.qt_notification import NapariQtNotification
-    from skimage.io import imsave
+    from PIL import Image
+
+    from napari_hrdv2._picture import with_palette
 
     window: Any = viewer.window._qt_window
     for toast in window.findChildren(NapariQtNotification):
         toast.close()
     pause(1)
-    imsave(path, viewer.screenshot(canvas_only=False, flash=False)[..., :3])
+    taken = Image.fromarray(viewer.screenshot(canvas_only=False, flash=False)[..., :3])
+    with_palette(taken).save(path, optimize=True)
     viewer.close()
     print(f"{path}: {path.stat().st_size / 1e3:.0f} kB")
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import settings as hypothesis_settings
+from PIL import Image
 
 # napari reads this when its settings are first imported: before that, never the user's own.
 _CONFIG = tempfile.TemporaryDirectory(prefix="napari-hrdv2-tests-")
@@ -134,6 +136,20 @@ def real_wheel() -> Path:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def halves(tmp_path: Path, rng: np.random.Generator) -> Path:
+    """A folder: an image with a bright and a dark half, two strokes on each, and the truth."""
+    image = rng.normal(60, 5, (56, 84))
+    image[:, 42:] += 120
+    Image.fromarray(image.astype(np.uint8)).save(tmp_path / "a.png")
+    strokes = np.zeros(image.shape, np.uint8)
+    for rows in (slice(5, 15), slice(40, 50)):
+        strokes[rows, 10:14], strokes[rows, 70:74] = 1, 2
+    tifffile.imwrite(tmp_path / "strokes.tif", strokes)
+    tifffile.imwrite(tmp_path / "truth.tif", np.where(np.arange(84) < 42, 1, 2) + 0 * strokes)
+    return tmp_path
 
 
 @pytest.fixture(autouse=True)

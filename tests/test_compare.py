@@ -15,7 +15,9 @@ import torch
 from PIL import Image
 
 from napari_hrdv2._cli import main
-from napari_hrdv2._comparison import Task, _affine, _held_out, _part, compare_upsamplers
+from napari_hrdv2._compare import Case, Task, compare_upsamplers
+from napari_hrdv2._compare.probe import held_out
+from napari_hrdv2._compare.upsamplers import affine, part_of
 from napari_hrdv2.core.errors import HRDv2Error, StrokesError
 from napari_hrdv2.core.extraction import FeatureExtractor
 from napari_hrdv2.core.settings import Settings
@@ -23,20 +25,6 @@ from napari_hrdv2.core.strokes import Training
 from napari_hrdv2.core.upsamplers import InterpolatedPasses, JBUStack, make_upsampler
 
 SHAPE = (56, 84)
-
-
-@pytest.fixture
-def files(tmp_path: Path, rng: np.random.Generator) -> Path:
-    """A bright and a dark half, two strokes on each, and the truth."""
-    image = rng.normal(60, 5, SHAPE)
-    image[:, 42:] += 120
-    Image.fromarray(image.astype(np.uint8)).save(tmp_path / "a.png")
-    strokes = np.zeros(SHAPE, np.uint8)
-    for rows in (slice(5, 15), slice(40, 50)):
-        strokes[rows, 10:14], strokes[rows, 70:74] = 1, 2
-    tifffile.imwrite(tmp_path / "strokes.tif", strokes)
-    tifffile.imwrite(tmp_path / "truth.tif", np.where(np.arange(84) < 42, 1, 2) + 0 * strokes)
-    return tmp_path
 
 
 def learned(folder: Path, channels: int = 128) -> list[str]:
@@ -70,11 +58,11 @@ def one_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_every_upsampler_is_compared(
-    files: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+    halves: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ):
-    chosen = ["-u", "nearest", "-u", "strided", "-u", "guided", *learned(files)]
-    assert run(files, tiny_weights, *chosen, "--strokes", files / "strokes.tif") == 0
-    whole = found(files)
+    chosen = ["-u", "nearest", "-u", "strided", "-u", "guided", *learned(halves)]
+    assert run(halves, tiny_weights, *chosen, "--strokes", halves / "strokes.tif") == 0
+    whole = found(halves)
     names = ["reference", "nearest", "strided", "guided", "stack", "program"]
     assert [one["name"] for one in whole["upsamplers"]] == names
     assert whole["image"] == "a.png"
@@ -101,21 +89,21 @@ def test_every_upsampler_is_compared(
     assert 0 < errors["strided"] < errors["nearest"] < 1
     table = capsys.readouterr().out
     assert all(name in table for name in (*names, "error", "IoU", "acc."))
-    with Image.open(files / "out" / "upsamplers.png") as picture:
-        pixels = np.asarray(picture)
-    assert pixels.shape[2] == 3
+    with Image.open(halves / "out" / "upsamplers.png") as picture:
+        assert picture.mode == "P"
+        size = picture.size
     # An image, a reference and five upsamplers beside each other; three rows.
-    assert pixels.shape[1] == 7 * (224 + 8) + 8
-    # 56 x 84 twice, and a part of 11 x 16.
-    assert pixels.shape[0] == 40 + 149 + 154 + 149 + 3 * 8
+    assert size[0] == 7 * (224 + 8) + 8
+    # Two lines of text, 56 x 84 twice, and a part of 11 x 16.
+    assert size[1] == 2 * 18 + 149 + 154 + 149 + 4 * 8
 
 
 def test_the_reference_itself_has_no_error(
-    files: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+    halves: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ):
-    options = ["--reference-passes", 1, "-u", "strided", "--truth", files / "truth.tif"]
-    assert run(files, tiny_weights, *options) == 0
-    whole = found(files)
+    options = ["--reference-passes", 1, "-u", "strided", "--truth", halves / "truth.tif"]
+    assert run(halves, tiny_weights, *options) == 0
+    whole = found(halves)
     assert whole["upsamplers"][1]["error"] < 0.02
     assert whole["probe"].startswith("strokes simulated on 0.5% of each class, 3 times")
     assert all(one["accuracy"] > 0.9 for one in whole["upsamplers"])
@@ -123,10 +111,10 @@ def test_the_reference_itself_has_no_error(
 
 
 def test_without_labels_there_is_no_probe(
-    files: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+    halves: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert run(files, tiny_weights, "-u", "bilinear", "--depth", "1") == 0
-    whole = found(files)
+    assert run(halves, tiny_weights, "-u", "bilinear", "--depth", "1") == 0
+    whole = found(halves)
     assert whole["settings"]["depth"] == 1
     assert whole["probe"] is None
     assert all(one["mean_iou"] is one["accuracy"] is None for one in whole["upsamplers"])
@@ -134,39 +122,39 @@ def test_without_labels_there_is_no_probe(
 
 
 def test_what_cannot_be_compared_is_told_in_one_line(
-    files: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+    halves: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ):
     def told(match: str, *options: object) -> None:
-        assert run(files, tiny_weights, *options) == 2
+        assert run(halves, tiny_weights, *options) == 2
         assert match in one_line(capsys)
-        assert not (files / "out").exists()
+        assert not (halves / "out").exists()
 
     blank = np.zeros(SHAPE, np.uint8)
-    tifffile.imwrite(files / "none.tif", blank)
+    tifffile.imwrite(halves / "none.tif", blank)
     blank[5, 5:9], blank[5, 60:64] = 1, 2
-    tifffile.imwrite(files / "once.tif", blank)
-    tifffile.imwrite(files / "small.tif", blank[1:])
+    tifffile.imwrite(halves / "once.tif", blank)
+    tifffile.imwrite(halves / "small.tif", blank[1:])
     told("there is no upsampler 'cubic'", "-u", "cubic")
     told("must not exceed the patch size", "-u", "strided:15")
     told("two upsamplers are called nearest", "-u", "nearest", "-u", "nearest")
-    told("there is no file", "--strokes", files / "missing.tif")
-    told("they must be the same", "--strokes", files / "small.tif")
-    told("wants at least two classes", "--truth", files / "none.tif")
-    told("at least two strokes of two classes", "--strokes", files / "once.tif")
+    told("there is no file", "--strokes", halves / "missing.tif")
+    told("they must be the same", "--strokes", halves / "small.tif")
+    told("wants at least two classes", "--truth", halves / "none.tif")
+    told("at least two strokes of two classes", "--strokes", halves / "once.tif")
     told("give only 49 different", "--reference-passes", "50")
     # What is found where nobody sees it comes through.
-    told("for tokens of 7 channels", *learned(files, 7)[:2])
-    (files / "out").touch()
-    assert run(files, tiny_weights) == 2
+    told("for tokens of 7 channels", *learned(halves, 7)[:2])
+    (halves / "out").touch()
+    assert run(halves, tiny_weights) == 2
     assert "is a file: name a folder" in one_line(capsys)
 
 
 def test_stacks_and_channels_are_refused(
-    files: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
+    halves: Path, tiny_weights: Path, capsys: pytest.CaptureFixture[str]
 ):
-    tifffile.imwrite(files / "stack.tif", np.zeros((2, *SHAPE), np.uint8))
+    tifffile.imwrite(halves / "stack.tif", np.zeros((2, *SHAPE), np.uint8))
     for axes in ("ZYX", "CYX"):
-        arguments = ["compare", "upsamplers", files / "stack.tif", "--axes", axes, "-o", files]
+        arguments = ["compare", "upsamplers", halves / "stack.tif", "--axes", axes, "-o", halves]
         assert main([*map(str, arguments), "--weights", str(tiny_weights)]) == 2
         assert "holds several planes or channels" in one_line(capsys)
 
@@ -182,10 +170,8 @@ def test_a_process_that_ends_is_told(
     make_extractor: Any, rng: np.random.Generator, tiny_weights: Path
 ):
     image = rng.uniform(size=(30, 30))
-    with pytest.raises(HRDv2Error, match="the process of the upsampler greedy ended"):
-        compare_upsamplers(
-            image, "a", [_Dies("greedy")], make_extractor(), None, reference_passes=1
-        )
+    with pytest.raises(HRDv2Error, match="the process of greedy ended"):
+        compare_upsamplers(Case("a", image), [_Dies("greedy")], make_extractor(), 1)
 
 
 def test_a_map_that_is_there_is_found(rng: np.random.Generator):
@@ -193,7 +179,7 @@ def test_a_map_that_is_there_is_found(rng: np.random.Generator):
     rows[:, 5] = 7
     weight = rng.normal(size=(4, 6)).astype(np.float32)
     wanted = rows @ weight.T + np.arange(4, dtype=np.float32)
-    coef, intercept = _affine(rows, wanted)
+    coef, intercept = affine(rows, wanted)
     np.testing.assert_allclose(rows @ coef.T + intercept, wanted, atol=0.02 * wanted.std())
 
 
@@ -204,11 +190,11 @@ def test_strokes_held_out_are_not_learnt_from(rng: np.random.Generator):
     labels = 1 + strokes % 2
     training = Training(features, labels, features, 8, lambda: strokes)
     settings = Settings(model="none", weights_sha256="0" * 64, patch=14, stride=14)
-    truth, said = _held_out(training, settings)
+    truth, said = held_out(training, settings)
     assert sorted(truth) == sorted(labels)
     assert (truth == said).mean() <= 0.5
     features = np.eye(2, dtype=np.float32)[strokes % 2]
-    truth, said = _held_out(Training(features, labels, features, 2, lambda: strokes), settings)
+    truth, said = held_out(Training(features, labels, features, 2, lambda: strokes), settings)
     np.testing.assert_array_equal(truth, said)
 
 
@@ -235,13 +221,13 @@ def test_tasks_from_what_is_known():
 def test_the_part_enlarged_has_the_edges(rng: np.random.Generator):
     colours = np.zeros((100, 50, 3), np.float32)
     colours[60:66, 40:46] = rng.uniform(size=(6, 6, 3))
-    y, x = _part(colours)
+    y, x = part_of(colours)
     assert (y.stop - y.start, x.stop - x.start) == (20, 10)
     assert y.start <= 60
     assert y.stop >= 66
     assert x.start <= 40
     assert x.stop >= 46
-    assert _part(np.zeros((3, 2, 3), np.float32)) == (slice(0, 1), slice(0, 1))
+    assert part_of(np.zeros((3, 2, 3), np.float32)) == (slice(0, 1), slice(0, 1))
 
 
 def test_the_extractor_is_not_asked_for_passes(make_extractor: Any):

@@ -13,8 +13,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from napari_hrdv2._backbones import BY_DEFAULT, Candidate
 from napari_hrdv2._cli import main
+from napari_hrdv2._compare import BY_DEFAULT, Candidate
 from napari_hrdv2.core.classifier import PixelClassifier
 from napari_hrdv2.core.errors import WeightsError
 from napari_hrdv2.core.extraction import FeatureExtractor
@@ -27,18 +27,10 @@ SHAPE = (56, 84)
 
 
 @pytest.fixture
-def files(tmp_path: Path, rng: np.random.Generator) -> Path:
-    """A bright and a dark half, two strokes on each, the truth, and a backbone of patch 8."""
-    image = rng.normal(60, 5, SHAPE)
-    image[:, 42:] += 120
-    Image.fromarray(image.astype(np.uint8)).save(tmp_path / "a.png")
-    strokes = np.zeros(SHAPE, np.uint8)
-    for rows in (slice(5, 15), slice(40, 50)):
-        strokes[rows, 10:14], strokes[rows, 70:74] = 1, 2
-    tifffile.imwrite(tmp_path / "strokes.tif", strokes)
-    tifffile.imwrite(tmp_path / "truth.tif", np.where(np.arange(84) < 42, 1, 2) + 0 * strokes)
-    torch.save(random_state(dim=64, depth=3, patch=8, scale=False), tmp_path / "small.pth")
-    return tmp_path
+def files(halves: Path) -> Path:
+    """The image and what is known of it, and a backbone of patch 8."""
+    torch.save(random_state(dim=64, depth=3, patch=8, scale=False), halves / "small.pth")
+    return halves
 
 
 def run(folder: Path, models: str, *options: object) -> int:
@@ -94,12 +86,12 @@ def test_backbones_are_compared_and_those_out_of_reach_left_out(
     lines = [line for line in output.err.splitlines() if line.startswith("napari-hrdv2: ")]
     assert [line.split(" ")[1] for line in lines] == ["timm:samvit_base_patch16.sa1b", "dinov9"]
     with Image.open(files / "out" / "backbones.png") as picture:
-        pixels = np.asarray(picture)
+        pixels = np.asarray(picture.convert("RGB"))
     # What is told, components, attention and probe beside each other; the image and two backbones.
-    assert pixels.shape == (2 * 26 + 3 * (149 + 8), 236 + 3 * 232 + 8, 3)
+    assert pixels.shape == (8 + 18 + 3 * (149 + 8), 8 + 4 * 232, 3)
     # The probe's labels: its two colours, each in its half.
-    row = 8 + 157 + 26 + 75
-    left, right = (pixels[row, 236 + 2 * 232 + x].astype(int) for x in (40, 180))
+    row = 8 + 157 + 18 + 75
+    left, right = (pixels[row, 8 + 3 * 232 + x].astype(int) for x in (40, 180))
     assert np.abs(left - right).max() > 50
 
 
@@ -120,7 +112,7 @@ def test_settings_hold_for_all_backbones(files: Path, tiny_weights: Path) -> Non
     assert found(files)["probe"] is one["mean_iou"] is one["accuracy"] is None
     assert found(files)["missing"] == {}
     with Image.open(files / "out" / "backbones.png") as picture:
-        assert picture.width == 236 + 2 * 232 + 8
+        assert picture.width == 8 + 3 * 232
 
 
 def test_stride_that_only_some_patches_hold(files: Path, tiny_weights: Path) -> None:

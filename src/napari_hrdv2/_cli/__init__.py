@@ -9,8 +9,7 @@ from typing import Any
 import typer
 
 from .applying import apply
-from .compare import compare_app, upsamplers
-from .compare_backbones import backbones
+from .compare import compare_app
 from .counting import objects
 from .demo import demo
 from .evaluate import evaluate_app
@@ -38,8 +37,6 @@ weights_app.command("list")(list_weights)
 weights_app.command()(fetch)
 weights_app.command()(path)
 app.add_typer(compare_app, name="compare")
-compare_app.command()(upsamplers)
-compare_app.command()(backbones)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -85,7 +85,10 @@ class Backbone(Protocol):
             How many blocks the tokens go through, by default all.
         moves
             For each image, the share of the token grid, (y, x) in [0, 1), by which its content
-            stands elsewhere for the position embeddings, around the edges.
+            stands elsewhere for the position embeddings, around the edges. But for them a
+            transformer does not know its tokens' order: with strides of whole patches these
+            are the tokens of the image rolled by as many whole patches, rolled back. By
+            default nothing is moved.
 
         Returns
         -------
@@ -121,4 +124,19 @@ class FacetBackbone(Backbone, Protocol):
         on_block: Callable[[], None] | None = None,
         moves: Sequence[tuple[float, float]] = (),
     ) -> Facets:
-        """Queries, keys, values and the class token's attention in one block."""
+        """Queries, keys, values and the class token's attention in one block.
+
+        The attention of all tokens to all is never formed, only the class token's.
+
+        Parameters
+        ----------
+        images, stride, on_block, moves
+            As for the tokens.
+        block
+            Index of the block, from the end where negative.
+
+        Raises
+        ------
+        IndexError
+            If there is no such block.
+        """

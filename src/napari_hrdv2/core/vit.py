@@ -358,31 +358,7 @@ class VisionTransformer(nn.Module):
         blocks: int | None = None,
         moves: Sequence[tuple[float, float]] = (),
     ) -> Tensor:
-        """Patch tokens after the last norm.
-
-        Parameters
-        ----------
-        images
-            (batch, channels, H, W), normalised to the backbone's mean and deviation, at
-            least one patch high and wide; pixels beyond the last whole patch are ignored.
-        stride
-            Distance of the patches in pixels, by default the patch size.
-        on_block
-            Called before every block; what it raises ends the pass.
-        blocks
-            How many blocks the tokens go through before the norm, by default all.
-        moves
-            For each image, the share of the token grid, (y, x) in [0, 1), by which its content
-            stands elsewhere for the position embeddings, around the edges. But for them a
-            transformer does not know its tokens' order: with strides of whole patches these
-            are the tokens of the image rolled by as many whole patches, rolled back. By
-            default nothing is moved.
-
-        Returns
-        -------
-        Tensor
-            (batch, ny, nx, dim).
-        """
+        """Patch tokens after the last norm, see :class:`.Backbone`."""
         x, ny, nx = self._embed(images, stride or self.patch, moves)
         for block in self.blocks[:blocks]:
             if on_block is not None:
@@ -400,22 +376,7 @@ class VisionTransformer(nn.Module):
         on_block: Callable[[], None] | None = None,
         moves: Sequence[tuple[float, float]] = (),
     ) -> Facets:
-        """Queries, keys, values and the class token's attention in one block.
-
-        The attention of all tokens to all is never formed, only the class token's.
-
-        Parameters
-        ----------
-        images, stride, on_block, moves
-            As for :meth:`forward`.
-        block
-            Index of the block, from the end where negative.
-
-        Raises
-        ------
-        IndexError
-            If there is no such block.
-        """
+        """What attends to what in one block, see :class:`.FacetBackbone`."""
         x, ny, nx = self._embed(images, stride or self.patch, moves)
         wanted = range(self.depth)[block]
         for earlier in self.blocks[:wanted]:

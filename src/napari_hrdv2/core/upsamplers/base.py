@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -109,11 +110,48 @@ class Upsampler(Protocol):
         """
 
 
-def one_pass(base: Settings) -> Settings:
-    """Settings of a single pass whose patches tile the image."""
-    return base.model_copy(
-        update={"passes": 1, "stride": base.patch, "scale": 1.0, "kernel": "bilinear"}
-    )
+class OnePass:
+    """What upsamplers share that work on a single pass whose patches tile the image."""
+
+    def settings(self, base: Settings) -> Settings:
+        """As :meth:`.Upsampler.settings`."""
+        return base.model_copy(
+            update={"passes": 1, "stride": base.patch, "scale": 1.0, "kernel": "bilinear"}
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class TokenFeatures(PixelFeatures):
+    """What features have in common that are made of tokens when they are asked for.
+
+    Attributes
+    ----------
+    tokens
+        Of the image.
+    """
+
+    tokens: Tokens
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.tokens.image_shape
+
+    @property
+    def channels(self) -> int:
+        return self.tokens.data.shape[-1]
+
+
+@dataclass(frozen=True, eq=False)
+class GuidedFeatures(TokenFeatures):
+    """Features of tokens of one pass, and of the image.
+
+    Attributes
+    ----------
+    guide
+        (h, w, 1 or 3) of float32, in [0, 1], see :func:`guide_of`.
+    """
+
+    guide: torch.Tensor
 
 
 def guide_of(image: npt.ArrayLike, tokens: Tokens) -> torch.Tensor:

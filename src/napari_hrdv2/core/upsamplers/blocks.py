@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from ..backbone import IMAGENET
 from ..errors import ImageError
 from ..tokens import Tokens
 from ..transforms import AxisLattice, fold
 
 # Tokens by which blocks of a fixed size overlap, where they are larger.
 _OVERLAP = 4
-# Of ImageNet, with which learned upsamplers see images.
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Block(NamedTuple):
@@ -66,7 +65,7 @@ def blocks(
         list(_cuts(n, lattice, patch, None if size is None else size[axis]))
         for axis, (n, lattice) in enumerate(zip(guide.shape, tokens.lattices[0], strict=False))
     ]
-    mean, std = (torch.tensor(v, device=guide.device).view(3, 1, 1) for v in (_MEAN, _STD))
+    mean, std = (torch.tensor(v, device=guide.device).view(3, 1, 1) for v in IMAGENET)
     image = (guide.permute(2, 0, 1) - mean) / std
     for y in along[0]:
         for x in along[1]:

@@ -29,10 +29,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ArchitectureError, HRDv2Error, ImageError
-from ..settings import Settings
 from ..tokens import Tokens
 from ..weights import read_checkpoint
-from .base import Floats, Pixels, guide_of, one_pass
+from .base import Floats, GuidedFeatures, OnePass, Pixels, guide_of
 from .blocks import Block, blocks
 
 _LEVELS = 4
@@ -152,7 +151,7 @@ class JBUStack(nn.Module):
 
 
 @dataclass(frozen=True, eq=False)
-class FeatUp:
+class FeatUp(OnePass):
     """FeatUp's upsampler, from a checkpoint of its authors or of one's own training.
 
     Attributes
@@ -218,10 +217,6 @@ class FeatUp:
         norm = _norm_of(known, path, stack.channels)
         return cls(path.stem, stack.requires_grad_(False), norm)
 
-    def settings(self, base: Settings) -> Settings:
-        """As :meth:`.Upsampler.settings`."""
-        return one_pass(base)
-
     def upsample(self, image: npt.ArrayLike, tokens: Tokens) -> FeatUpFeatures:
         """As :meth:`.Upsampler.upsample`."""
         if tokens.data.shape[-1] != self.stack.channels:
@@ -231,7 +226,7 @@ class FeatUp:
             )
         if min(tokens.data.shape[1:3]) < 2:
             raise ImageError("FeatUp wants images of at least two patches along each axis")
-        return FeatUpFeatures(self, guide_of(image, tokens), tokens)
+        return FeatUpFeatures(tokens, guide_of(image, tokens), self)
 
 
 def _norm_of(state: dict[str, Any], path: Path, channels: int) -> tuple[Tensor, Tensor] | None:
@@ -248,35 +243,18 @@ def _norm_of(state: dict[str, Any], path: Path, channels: int) -> tuple[Tensor, 
 
 
 @dataclass(frozen=True, eq=False)
-class FeatUpFeatures:
+class FeatUpFeatures(GuidedFeatures):
     """Features as :class:`FeatUp` gives them.
 
     Attributes
     ----------
     upsampler
         Whose they are.
-    guide
-        (h, w, 1 or 3) of float32, in [0, 1].
-    tokens
-        Of one pass.
     """
 
     upsampler: FeatUp
-    guide: Tensor
-    tokens: Tokens
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(h, w) of the image in pixels."""
-        return self.tokens.image_shape
-
-    @property
-    def channels(self) -> int:
-        """Features C of a pixel."""
-        return self.upsampler.stack.channels
 
     def rows(self, pixels: Pixels) -> Floats:
-        """As :meth:`.PixelFeatures.rows`."""
         found = np.empty((len(pixels), self.channels), np.float32)
         every = torch.eye(self.channels)
         for start in range(0, self.channels, _CHANNELS):
@@ -285,7 +263,6 @@ class FeatUpFeatures:
         return found
 
     def maps(self, weight: Floats, bias: Floats | float = 0.0) -> Floats:
-        """As :meth:`.PixelFeatures.maps`."""
         found: Floats = self._maps(torch.as_tensor(weight), torch.as_tensor(bias)).numpy()
         return found
 

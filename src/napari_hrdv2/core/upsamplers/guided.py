@@ -24,18 +24,17 @@ import numpy.typing as npt
 import torch
 
 from ..errors import HRDv2Error
-from ..settings import Settings
 from ..tokens import Tokens
 from ..transforms import AxisLattice, fold
 from ..upsample import Rows, project
-from .base import Floats, Pixels, guide_of, one_pass
+from .base import Floats, GuidedFeatures, OnePass, Pixels, guide_of
 
 # Pixels whose weights are held at once, with as many tokens each as are next to them.
 _PIXELS = 16_384
 
 
 @dataclass(frozen=True)
-class JointBilateral:
+class JointBilateral(OnePass):
     """Joint bilateral upsampling of the tokens of one pass, with the image as the guide.
 
     Attributes
@@ -71,13 +70,9 @@ class JointBilateral:
                 f"{self.sigma_spatial:g}, {self.sigma_range:g} and {self.reach}"
             )
 
-    def settings(self, base: Settings) -> Settings:
-        """As :meth:`.Upsampler.settings`."""
-        return one_pass(base)
-
-    def upsample(self, image: npt.ArrayLike, tokens: Tokens) -> GuidedFeatures:
+    def upsample(self, image: npt.ArrayLike, tokens: Tokens) -> BilateralFeatures:
         """As :meth:`.Upsampler.upsample`."""
-        return GuidedFeatures(self, guide_of(image, tokens), tokens)
+        return BilateralFeatures(tokens, guide_of(image, tokens), self)
 
 
 class _Axis(NamedTuple):
@@ -121,32 +116,16 @@ class _Axis(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class GuidedFeatures:
+class BilateralFeatures(GuidedFeatures):
     """Features as :class:`JointBilateral` gives them.
 
     Attributes
     ----------
     how
         With which deviations.
-    guide
-        (h, w, 1 or 3) of float32, in [0, 1].
-    tokens
-        Of one pass.
     """
 
     how: JointBilateral
-    guide: torch.Tensor
-    tokens: Tokens
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(h, w) of the image in pixels."""
-        return self.tokens.image_shape
-
-    @property
-    def channels(self) -> int:
-        """Features C of a pixel."""
-        return self.tokens.data.shape[-1]
 
     @cached_property
     def _axes(self) -> tuple[_Axis, _Axis]:
@@ -177,7 +156,6 @@ class GuidedFeatures:
         return Rows(index, exponent.softmax(1))
 
     def rows(self, pixels: Pixels) -> Floats:
-        """As :meth:`.PixelFeatures.rows`."""
         device = self.guide.device
         vectors = self.tokens.data.flatten(0, 2).to(device, torch.float32)
         found = [
@@ -188,7 +166,6 @@ class GuidedFeatures:
         return whole
 
     def maps(self, weight: Floats, bias: Floats | float = 0.0) -> Floats:
-        """As :meth:`.PixelFeatures.maps`."""
         (h, w), device = self.shape, self.guide.device
         # The weights of a pixel sum to 1: a bias at the tokens is one at the pixels.
         vectors = project(self.tokens.data, weight).flatten(0, 2).to(device)

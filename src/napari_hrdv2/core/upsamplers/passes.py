@@ -12,7 +12,7 @@ from ..extraction import make_settings
 from ..settings import Settings
 from ..tokens import Tokens
 from ..upsample import Kernel, projected_maps, rows_at
-from .base import Floats, Pixels
+from .base import Floats, Pixels, TokenFeatures
 
 
 @dataclass(frozen=True)
@@ -56,25 +56,15 @@ class InterpolatedPasses:
 
 
 @dataclass(frozen=True, eq=False)
-class InterpolatedFeatures:
+class InterpolatedFeatures(TokenFeatures):
     """Features as the operator gives them."""
-
-    tokens: Tokens
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(h, w) of the image in pixels."""
-        return self.tokens.image_shape
 
     @property
     def channels(self) -> int:
-        """Features C of a pixel."""
         return self.tokens.channels
 
     def rows(self, pixels: Pixels) -> Floats:
-        """As :meth:`.PixelFeatures.rows`."""
         return rows_at(self.tokens, pixels)
 
     def maps(self, weight: Floats, bias: Floats | float = 0.0) -> Floats:
-        """As :meth:`.PixelFeatures.maps`."""
         return projected_maps(self.tokens, weight, bias)

@@ -22,10 +22,9 @@ import torch
 import torch.nn.functional as F
 
 from ..errors import HRDv2Error, WeightsError
-from ..settings import Settings
 from ..tokens import Tokens
 from ..upsample import project
-from .base import Floats, Pixels, guide_of, one_pass
+from .base import Floats, GuidedFeatures, OnePass, Pixels, guide_of
 from .blocks import Block, blocks
 
 _INPUTS = ("image", "features")
@@ -33,7 +32,7 @@ _INPUTS = ("image", "features")
 _ERRORS_ONLY = 3
 
 
-class Program:
+class Program(OnePass):
     """A learned upsampler in an ONNX file.
 
     Parameters
@@ -93,10 +92,6 @@ class Program:
     def __reduce__(self) -> tuple[type[Program], tuple[Path]]:
         return Program, (self._path,)
 
-    def settings(self, base: Settings) -> Settings:
-        """As :meth:`.Upsampler.settings`."""
-        return one_pass(base)
-
     def upsample(self, image: npt.ArrayLike, tokens: Tokens) -> ProgramFeatures:
         """As :meth:`.Upsampler.upsample`."""
         count = tokens.data.shape[-1]
@@ -105,7 +100,7 @@ class Program:
                 f"the upsampler {self.name} is for tokens of {self._channels} channels, the "
                 f"backbone's have {count}: choose the backbone that it was trained with"
             )
-        return ProgramFeatures(self, guide_of(image, tokens), tokens)
+        return ProgramFeatures(tokens, guide_of(image, tokens), self)
 
     def channels(self, of_tokens: int) -> int:
         """Features of a pixel, of tokens of so many channels: as many, unless the file says so."""
@@ -146,31 +141,19 @@ def _first(error: Exception) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class ProgramFeatures:
+class ProgramFeatures(GuidedFeatures):
     """Features as a :class:`Program` gives them, anew every time they are asked for.
 
     Attributes
     ----------
     program
         Whose they are.
-    guide
-        (h, w, 1 or 3) of float32, in [0, 1].
-    tokens
-        Of one pass.
     """
 
     program: Program
-    guide: torch.Tensor
-    tokens: Tokens
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(h, w) of the image in pixels."""
-        return self.tokens.image_shape
 
     @property
     def channels(self) -> int:
-        """Features C' of a pixel."""
         return self.program.channels(self.tokens.data.shape[-1])
 
     def _blocks(self) -> Iterator[tuple[tuple[slice, slice], torch.Tensor]]:
@@ -180,7 +163,6 @@ class ProgramFeatures:
             yield block.pixels, self.program.run(block)[:, y, x]
 
     def rows(self, pixels: Pixels) -> Floats:
-        """As :meth:`.PixelFeatures.rows`."""
         found = np.empty((len(pixels), self.channels), np.float32)
         for (y, x), maps in self._blocks():
             inside = (y.start <= pixels[:, 0]) & (pixels[:, 0] < y.stop)
@@ -190,7 +172,6 @@ class ProgramFeatures:
         return found
 
     def maps(self, weight: Floats, bias: Floats | float = 0.0) -> Floats:
-        """As :meth:`.PixelFeatures.maps`."""
         whole = torch.empty((*self.shape, len(weight)))
         for place, maps in self._blocks():
             whole[place] = project(maps.permute(1, 2, 0)[None], weight)[0]
