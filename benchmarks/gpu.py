@@ -147,7 +147,7 @@ def report(
     small, large = 518 // options.shrink, 2048 // options.shrink
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (small, small), np.uint8)
-    vit, batches = extractor.backbone, []
+    vit, batches = extractor._vit, []
     hook = vit.register_forward_pre_hook(lambda _, args: batches.append(args[0]))
     tokens = extractor.extract(image)
     hook.remove()

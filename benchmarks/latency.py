@@ -360,7 +360,7 @@ def first_section(options: argparse.Namespace, image: np.ndarray) -> Table:
         extractor = FeatureExtractor(
             model=options.model, weights=options.weights, device="cpu", passes=passes
         )
-        vit, inputs = extractor.backbone, []
+        vit, inputs = extractor._vit, []
         hook = vit.register_forward_pre_hook(lambda _, args, kept=inputs: kept.append(args[0]))
         extractor.extract(pixels)
         hook.remove()

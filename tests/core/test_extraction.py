@@ -207,7 +207,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_extractor, image, 
 def overflowing(extractor: FeatureExtractor, monkeypatch, *, always: bool) -> list[torch.dtype]:
     """Give the extractor a backbone that overflows in half precision, or always."""
     used = []
-    plain = type(extractor).backbone.fget(extractor)
+    plain = type(extractor)._vit.fget(extractor)
 
     def run(images, stride, on_block=None, blocks=None, moves=()):
         used.append(images.dtype)
@@ -218,7 +218,7 @@ def overflowing(extractor: FeatureExtractor, monkeypatch, *, always: bool) -> li
     parts = {"__call__": staticmethod(run), "patch": 14, "dim": 128, "depth": 2}
     parts["normalisation"] = IMAGENET
     fake = type("Fake", (), parts)()
-    monkeypatch.setattr(FeatureExtractor, "backbone", fake)
+    monkeypatch.setattr(FeatureExtractor, "_vit", fake)
     extractor._dtype = torch.float16
     return used
 

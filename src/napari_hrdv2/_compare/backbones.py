@@ -193,7 +193,7 @@ def _measured(job: Job) -> BackbonePanel:
     extractor = job.prepared()
     with peak_memory(extractor.device) as peak:
         tokens, seconds = timed_tokens(extractor, job.case.image)
-    backbone = extractor.backbone
+    backbone = extractor._vit
     attention = None
     if isinstance(backbone, FacetBackbone):
         attention = attention_maps(extractor.facets(job.case.image, "attention")).together

@@ -142,8 +142,8 @@ class FeatureExtractor:
             self.settings = settings.resolve(
                 model=self.weights.name,
                 weights_sha256=self.weights.sha256,
-                patch=self.backbone.patch,
-                moves_positions=self.backbone.moves_positions,
+                patch=self._vit.patch,
+                moves_positions=self._vit.moves_positions,
             )
         except ValidationError as error:
             raise plain(error) from None
@@ -151,8 +151,7 @@ class FeatureExtractor:
             self._check_block(settings.facet[1])
 
     @property
-    def backbone(self) -> Backbone:
-        """What makes the tokens, on its device."""
+    def _vit(self) -> Backbone:
         return _backbone(self.weights, self._device, self._dtype)
 
     @property
@@ -285,18 +284,18 @@ class FeatureExtractor:
         HRDv2Error
             If there is no such kind or block, or the backbone shows none.
         """
-        _with_facets(self.backbone)
+        _with_facets(self._vit)
         if kind not in get_args(FacetKind):
             raise HRDv2Error(f"a facet is one of {', '.join(get_args(FacetKind))}, not {kind!r}")
         self._check_block(block)
-        facet = (kind, block % self.backbone.depth)
+        facet = (kind, block % self._vit.depth)
         other = copy.copy(self)
         # Of the depth nothing depends: whatever it is, the facets are the same.
         other.settings = altered(self.settings, facet=facet, depth=1.0, filters=False)
         return other
 
     def _check_block(self, block: int) -> None:
-        depth = self.backbone.depth
+        depth = self._vit.depth
         if not -depth <= block < depth:
             raise HRDv2Error(f"the backbone has {depth} blocks, from 0 to {depth - 1}, not {block}")
 
@@ -313,12 +312,12 @@ class FeatureExtractor:
         if apart:
             images = images.flatten(0, 1)[:, None]
             moves = [one for one in moves for _ in range(channels)]
-        mean, std = _on_device(self.backbone.normalisation, self._device)
+        mean, std = _on_device(self._vit.normalisation, self._device)
         images = (images - mean) / std
-        blocks = math.ceil(self.settings.depth * self.backbone.depth)
+        blocks = math.ceil(self.settings.depth * self._vit.depth)
 
         def tokens_in(dtype: torch.dtype) -> torch.Tensor:
-            vit, stride, seen = self.backbone, self.settings.stride, images.to(dtype)
+            vit, stride, seen = self._vit, self.settings.stride, images.to(dtype)
             if self.settings.facet is None:
                 found = vit(seen, stride, on_block, blocks, moves)
             else:
@@ -356,7 +355,7 @@ class FeatureExtractor:
             stacklevel=2,
         )
         self._device, self._dtype = torch.device("cpu"), torch.float32
-        return devices.batch_size(self._device, tokens, self.backbone.dim, self._dtype)
+        return devices.batch_size(self._device, tokens, self._vit.dim, self._dtype)
 
 
 class _Passes:
@@ -383,7 +382,7 @@ class _Passes:
                 f"{', '.join(map(str, chosen))}"
             )
         apart = len(chosen) if settings.colours == "each" else 1
-        vit = extractor.backbone
+        vit = extractor._vit
         is_attention = settings.facet is not None and settings.facet[0] == "attention"
         own = _with_facets(vit).heads if is_attention else vit.dim
         self._channels = own * max(1, apart)
@@ -486,7 +485,7 @@ class _Passes:
         seen = len(settings.channels or ()) if settings.colours == "each" else 1
         tokens = largest * max(1, seen)
         self._batch = self._batch or devices.batch_size(
-            extractor.device, tokens, extractor.backbone.dim, extractor._dtype
+            extractor.device, tokens, extractor._vit.dim, extractor._dtype
         )
         # The first pass goes alone: somebody waits for it.
         together = max(1, self._batch // len(windows)) if self.done else 1

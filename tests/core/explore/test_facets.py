@@ -24,7 +24,7 @@ def facet_backbone(extractor, kind, move):
     def run(seen):
         normalised = (np.repeat(seen, 3, axis=-1) - oracle.MEAN) / oracle.STD
         batch = torch.from_numpy(np.ascontiguousarray(normalised)).float().permute(2, 0, 1)[None]
-        facets = extractor.backbone.facets(batch, 1, 7, moves=[move])
+        facets = extractor._vit.facets(batch, 1, 7, moves=[move])
         if kind == "attention":
             found = facets.cls_attention[0]
             return (found * found[0].numel()).permute(1, 2, 0).numpy()
