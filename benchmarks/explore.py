@@ -69,7 +69,7 @@ class RandomExtractor:
         """All passes at once."""
         settings = self.settings
         vit = SimpleNamespace(dim=CHANNELS, heads=HEADS)
-        extractor: Any = SimpleNamespace(settings=settings, _vit=vit)
+        extractor: Any = SimpleNamespace(settings=settings, backbone=vit)
         lattices = _Passes(extractor, piece, settings.transforms(), never)._lattices
         ny, nx = (one.size for one in lattices[0])
         shape = (settings.passes, ny, nx, self._channels)

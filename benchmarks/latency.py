@@ -90,7 +90,7 @@ def tokens_like(tokens: Tokens, image: np.ndarray, passes: int) -> Tokens:
     settings = tokens.settings.model_copy(update={"passes": passes})
     # Where the tokens lie hangs on no backbone.
     vit = SimpleNamespace(dim=tokens.data.shape[-1])
-    extractor: Any = SimpleNamespace(settings=settings, _vit=vit)
+    extractor: Any = SimpleNamespace(settings=settings, backbone=vit)
     lattices = _Passes(extractor, Piece(image), settings.transforms(), never)._lattices
     ny, nx = (one.size for one in lattices[0])
     data = tokens.data[torch.arange(passes) % tokens.passes]
