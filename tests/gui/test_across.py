@@ -245,9 +245,9 @@ def test_the_search_is_cancelled_by_a_click(
     show(section, "Folder")
     section.folder.value = folder
     click(section.find_button)
-    bar = explorer.progress.bar
+    bar = explorer.progress
     qtbot.waitUntil(lambda: bar.maximum() == 45 and bar.value() >= 2, timeout=_PATIENCE_MS)
-    click(explorer.progress.cancel_button)
+    click(explorer.cancel_button)
     qtbot.waitUntil(lambda: not explorer.is_busy, timeout=_PATIENCE_MS)
     assert section.found.topLevelItemCount() == 0
     assert explorer.status.text() == "Cancelled."
