@@ -24,15 +24,12 @@ _PATIENCE_MS = 60_000
 
 
 @pytest.fixture
-def explorer(viewer: Any, tiny_weights: Path, empty_cache: Path) -> ExploreWidget:
-    """The panel on a tiny random backbone, its part about several images open."""
-    _, panel = viewer.window.add_plugin_dock_widget("napari-hrdv2", "Explore features")
-    panel.session.use_weights(tiny_weights)
-    panel.session.configure(passes=2, device="cpu")
-    for section in panel.findChildren(QCollapsible):
-        if section.isAncestorOf(panel.across):
+def explorer(explorer: ExploreWidget) -> ExploreWidget:
+    """The panel, its part about several images open."""
+    for section in explorer.findChildren(QCollapsible):
+        if section.isAncestorOf(explorer.across):
             section.expand(animate=False)
-    return panel
+    return explorer
 
 
 @pytest.fixture

@@ -20,15 +20,6 @@ _PATIENCE_MS = 60_000
 
 
 @pytest.fixture
-def explorer(viewer: Any, tiny_weights: Path, empty_cache: Path) -> ExploreWidget:
-    """The panel, opened as a user does, on a tiny random backbone."""
-    _, panel = viewer.window.add_plugin_dock_widget("napari-hrdv2", "Explore features")
-    panel.session.use_weights(tiny_weights)
-    panel.session.configure(passes=2, device="cpu")
-    return panel
-
-
-@pytest.fixture
 def use(qtbot: QtBot, click: Callable[[Any], None]) -> Callable[..., None]:
     """Clicks a button and waits for what it does."""
 

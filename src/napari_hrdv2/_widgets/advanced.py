@@ -65,13 +65,8 @@ class AdvancedSettings(QWidget):
         fields = Settings.model_fields
         self.model = QComboBox()
         self.model.addItem("best at hand", _AUTOMATIC)
-        offer(
-            self.model,
-            (
-                (entry.name, entry.name, f"{entry.description}, {entry.megabytes} MB")
-                for entry in REGISTRY.values()
-            ),
-        )
+        about = {one.name: f"{one.description}, {one.megabytes} MB" for one in REGISTRY.values()}
+        offer(self.model, ((name, name, tip) for name, tip in about.items()))
         self.model.setToolTip(
             "The pretrained vision transformer. Larger ones are slower and may be better; "
             "they are downloaded when used the first time."
