@@ -88,7 +88,7 @@ class Panel(QWidget):
 
     def on_click(self, button: QAbstractButton, action: Callable[[], object]) -> None:
         """Attempt an action whenever a button is clicked."""
-        # Qt would keep a closure, and with it the panel, alive for ever.
+        # Not a closure: Qt may keep one, and with it the panel, alive for ever.
         self._clicks[button] = action
         button.clicked.connect(self._on_button)
 
