@@ -93,8 +93,8 @@ def explore() -> None:
     viewer.layers.remove("glands strokes")
     viewer.layers.selection.active = viewer.layers["glands"]
     panel.passes.setValue(16)
-    panel.foreground_combo.setCurrentIndex(1)
-    for act in (panel.components, panel.attention, panel.foreground, panel.clusters):
+    panel.labels.foreground_combo.setCurrentIndex(1)
+    for act in (panel.components, panel.attention, panel.labels.foreground, panel.labels.clusters):
         act()
         wait(lambda: not panel.is_busy)
     panel.follow_button.setChecked(True)

@@ -12,6 +12,7 @@ from pytestqt.qtbot import QtBot
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
+from napari_hrdv2._widgets.explore import ExploreWidget
 from napari_hrdv2._widgets.segment import SegmentWidget
 from napari_hrdv2.core.weights import Weights
 
@@ -51,6 +52,15 @@ def panel(viewer: Any) -> SegmentWidget:
 @pytest.fixture
 def tiny_panel(panel: SegmentWidget, tiny_weights: Path, empty_cache: Path) -> SegmentWidget:
     """The panel on a tiny random backbone."""
+    panel.session.use_weights(tiny_weights)
+    panel.session.configure(passes=2, device="cpu")
+    return panel
+
+
+@pytest.fixture
+def explorer(viewer: Any, tiny_weights: Path, empty_cache: Path) -> ExploreWidget:
+    """The exploring panel, opened as a user does, on a tiny random backbone."""
+    _, panel = viewer.window.add_plugin_dock_widget("napari-hrdv2", "Explore features")
     panel.session.use_weights(tiny_weights)
     panel.session.configure(passes=2, device="cpu")
     return panel

@@ -24,15 +24,12 @@ _PATIENCE_MS = 60_000
 
 
 @pytest.fixture
-def explorer(viewer: Any, tiny_weights: Path, empty_cache: Path) -> ExploreWidget:
-    """The panel on a tiny random backbone, its part about several images open."""
-    _, panel = viewer.window.add_plugin_dock_widget("napari-hrdv2", "Explore features")
-    panel.session.use_weights(tiny_weights)
-    panel.session.configure(passes=2, device="cpu")
-    for section in panel.findChildren(QCollapsible):
-        if section.isAncestorOf(panel.across):
+def explorer(explorer: ExploreWidget) -> ExploreWidget:
+    """The panel, its part about several images open."""
+    for section in explorer.findChildren(QCollapsible):
+        if section.isAncestorOf(explorer.across):
             section.expand(animate=False)
-    return panel
+    return explorer
 
 
 @pytest.fixture
@@ -245,9 +242,9 @@ def test_the_search_is_cancelled_by_a_click(
     show(section, "Folder")
     section.folder.value = folder
     click(section.find_button)
-    bar = explorer.progress.bar
+    bar = explorer.progress
     qtbot.waitUntil(lambda: bar.maximum() == 45 and bar.value() >= 2, timeout=_PATIENCE_MS)
-    click(explorer.progress.cancel_button)
+    click(explorer.cancel_button)
     qtbot.waitUntil(lambda: not explorer.is_busy, timeout=_PATIENCE_MS)
     assert section.found.topLevelItemCount() == 0
     assert explorer.status.text() == "Cancelled."

@@ -20,15 +20,6 @@ _PATIENCE_MS = 60_000
 
 
 @pytest.fixture
-def explorer(viewer: Any, tiny_weights: Path, empty_cache: Path) -> ExploreWidget:
-    """The panel, opened as a user does, on a tiny random backbone."""
-    _, panel = viewer.window.add_plugin_dock_widget("napari-hrdv2", "Explore features")
-    panel.session.use_weights(tiny_weights)
-    panel.session.configure(passes=2, device="cpu")
-    return panel
-
-
-@pytest.fixture
 def use(qtbot: QtBot, click: Callable[[Any], None]) -> Callable[..., None]:
     """Clicks a button and waits for what it does."""
 
@@ -78,20 +69,20 @@ def test_every_tool_is_a_click_away(
     together = viewer.layers["halves attention"]
     np.testing.assert_allclose(together.data, sum(one.data for one in heads), rtol=1e-5)
 
-    use(explorer, explorer.foreground_button)
+    use(explorer, explorer.labels.foreground_button)
     found = viewer.layers["halves foreground"]
     assert isinstance(found, Labels)
     assert set(np.unique(found.data)) == {0, 1}
 
-    explorer.classes.setValue(2)
-    use(explorer, explorer.clusters_button)
+    explorer.labels.classes.setValue(2)
+    use(explorer, explorer.labels.clusters_button)
     clusters = viewer.layers["halves clusters"]
     assert set(np.unique(clusters.data)) == {1, 2}
     left, right = clusters.data[:, :21], clusters.data[:, -21:]
     assert np.bincount(left.ravel()).argmax() != np.bincount(right.ravel()).argmax()
 
-    assert explorer.boxes_combo.layer() is clusters
-    use(explorer, explorer.boxes_button)
+    assert explorer.labels.boxes_combo.layer() is clusters
+    use(explorer, explorer.labels.boxes_button)
     rectangles = viewer.layers["halves boxes"]
     assert isinstance(rectangles, Shapes)
     assert len(rectangles.data) > 0
@@ -138,9 +129,9 @@ def test_clusters_become_strokes_that_the_painting_panel_takes(
     viewer: Any, explorer: ExploreWidget, use: Any, tiny_weights: Path, finished: Any
 ) -> None:
     image = viewer.add_image(halves(), name="halves", translate=(5, 7))
-    explorer.classes.setValue(2)
-    use(explorer, explorer.clusters_button)
-    use(explorer, explorer.paint_button)
+    explorer.labels.classes.setValue(2)
+    use(explorer, explorer.labels.clusters_button)
+    use(explorer, explorer.labels.paint_button)
     strokes = viewer.layers["halves strokes"]
     clusters = viewer.layers["halves clusters"].data
     painted = strokes.data > 0
@@ -165,11 +156,11 @@ def test_the_rest_of_a_foreground_is_a_class_too(
 ) -> None:
     viewer.add_image(halves(), name="halves")
     labels = viewer.add_labels(np.ones((56, 70), np.uint8), name="mine")
-    explorer.boxes_combo.choose(labels)
-    use(explorer, explorer.paint_button)
+    explorer.labels.boxes_combo.choose(labels)
+    use(explorer, explorer.labels.paint_button)
     assert "'mine' has no two classes here" in told[-1]
-    use(explorer, explorer.foreground_button)
-    use(explorer, explorer.paint_button)
+    use(explorer, explorer.labels.foreground_button)
+    use(explorer, explorer.labels.paint_button)
     found = viewer.layers["halves foreground"].data
     strokes = viewer.layers["halves strokes"].data
     assert set(np.unique(strokes)) == {0, 1, 2}
@@ -220,12 +211,12 @@ def test_all_planes_of_a_stack_in_the_same_colours(
     apart = np.abs(layer.data[0, :, :20].astype(int) - layer.data[0, :, -20:]).mean()
     assert moved < apart
 
-    use(explorer, explorer.boxes_button)
-    explorer.classes.setValue(2)
+    use(explorer, explorer.labels.boxes_button)
+    explorer.labels.classes.setValue(2)
     for step, count in ((2, 1), (4, 2), (2, 2)):
         viewer.dims.set_current_step(0, step)
-        use(explorer, explorer.clusters_button)
-        use(explorer, explorer.boxes_button)
+        use(explorer, explorer.labels.clusters_button)
+        use(explorer, explorer.labels.boxes_button)
         found = viewer.layers["stack boxes"]
         assert len({corners[0, 0] for corners in found.data}) == count
 
@@ -293,11 +284,11 @@ def test_what_cannot_be_explored_is_told(
     assert not explorer.follow_button.isChecked()
     viewer.layers.remove(large)
     viewer.add_image(halves(), name="halves")
-    use(explorer, explorer.boxes_button)
+    use(explorer, explorer.labels.boxes_button)
     assert "Find the foreground or clusters first" in told[-1]
-    explorer.numbers["n_clusters"].setValue(3)
-    explorer.classes.setValue(5)
-    use(explorer, explorer.clusters_button)
+    explorer.labels.numbers["n_clusters"].setValue(3)
+    explorer.labels.classes.setValue(5)
+    use(explorer, explorer.labels.clusters_button)
     assert "5 classes asked for: there are 1 to 3" in told[-1]
     explorer.session.use_weights("/nowhere/weights.pth")
     use(explorer, explorer.attention_button)
@@ -317,7 +308,7 @@ def test_a_click_on_another_tool_takes_over_and_cancel_stops(
     explorer.session.configure(passes=4)
     click(explorer.components_button)
     assert explorer.is_busy
-    use(explorer, explorer.progress.cancel_button)
+    use(explorer, explorer.cancel_button)
     assert explorer.status.text() == "Cancelled."
     assert not explorer.progress.isVisible()
     if "stack components" in viewer.layers:

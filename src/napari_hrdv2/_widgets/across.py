@@ -36,8 +36,9 @@ from .._explore import Coloured
 from .._job import Spot
 from ..core.errors import HRDv2Error, ImageError
 from ..core.explore import Correspondences, PrincipalComponents
-from .layer_combo import LayerCombo
+from .layer_combo import LayerCombo, follow_layers
 from .layers import Reading, may_be_image
+from .parts import offer
 
 if TYPE_CHECKING:
     from .explore import ExploreWidget
@@ -78,11 +79,7 @@ class LayerChecks(QListWidget):
 
     def follow(self, ties: ExitStack) -> None:
         """Keep up with the viewer until ``ties`` are cut."""
-        events = self._viewer.layers.events
-        for event in (events.inserted, events.removed, events.reordered, events.renamed):
-            event.connect(self.refresh)
-            ties.callback(event.disconnect, self.refresh)
-        self.refresh()
+        follow_layers(self._viewer, self.refresh, ties)
 
     def refresh(self, event: object = None) -> None:
         """List the viewer's images as they are now."""
@@ -181,8 +178,8 @@ class AcrossImages(QWidget):
         grid.addWidget(self.colours_button, 1, 0, 1, 2)
         grid.addWidget(self.classes, 2, 0)
         grid.addWidget(self.cosegment_button, 2, 1)
-        self.colours_button.clicked.connect(self._on_colours)
-        self.cosegment_button.clicked.connect(self._on_cosegment)
+        self._panel.on_click(self.colours_button, self.colours)
+        self._panel.on_click(self.cosegment_button, self.cosegment)
         return box
 
     def _build_points(self) -> QWidget:
@@ -218,7 +215,7 @@ class AcrossImages(QWidget):
         grid.addWidget(self.points_button, 2, 1)
         grid.setColumnStretch(0, 1)
         grid.setRowStretch(3, 1)
-        self.points_button.clicked.connect(self._on_points)
+        self._panel.on_click(self.points_button, self.points)
         return box
 
     def _build_folder(self) -> QWidget:
@@ -228,9 +225,7 @@ class AcrossImages(QWidget):
             mode=FileDialogMode.EXISTING_DIRECTORY, tooltip="The folder of images to look through"
         )
         self.regions = QComboBox()
-        for k, (name, title, tip) in enumerate(_REGIONS):
-            self.regions.addItem(title, name)
-            self.regions.setItemData(k, tip, Qt.ItemDataRole.ToolTipRole)
+        offer(self.regions, _REGIONS)
         self.regions.setToolTip("What images are cut into")
         self.find_button = QPushButton("Find the region")
         self.find_button.setToolTip(
@@ -255,7 +250,7 @@ class AcrossImages(QWidget):
         grid.addWidget(self.find_button, 1, 2)
         grid.addWidget(self.found, 2, 0, 1, 3)
         grid.setColumnStretch(1, 1)
-        self.find_button.clicked.connect(self._on_find)
+        self._panel.on_click(self.find_button, self.retrieve)
         self.found.itemClicked.connect(self._on_picked)
         return box
 
@@ -308,12 +303,7 @@ class AcrossImages(QWidget):
         if isinstance(found, PrincipalComponents):
             self._panel.status.setText("The same colour means the same in all ticked images.")
             return
-        known = self._panel.where(found.spot)
-        if known is not None:
-            image, opened = known
-            plane = found.spot.place.plane
-            what = "shared components"
-            self._panel.finds.show_image(image, opened.window, plane, what, found.colours)
+        self._panel.show_map(found.spot, "shared components", found.colours)
 
     def cosegment(self) -> None:
         """Show the foreground that the ticked images share.
@@ -328,13 +318,8 @@ class AcrossImages(QWidget):
 
     def _show_common(self, found: Any) -> None:
         for spot, labels in found:
-            known = self._panel.where(spot)
-            if known is not None:
-                image, opened = known
-                plane = spot.place.plane
-                layer = self._panel.finds.show_labels(
-                    image, opened.window, plane, "common foreground", labels
-                )
+            layer = self._panel.show_labels(spot, "common foreground", labels)
+            if layer is not None:
                 layer.visible = True
         share = float(np.mean([(labels > 0).mean() for _, labels in found]))
         self._panel.status.setText(f"The common foreground takes {share:.0%} of the images.")
@@ -446,20 +431,6 @@ class AcrossImages(QWidget):
         if active is not None:
             layers.selection.active = active
         return image
-
-    # Slots are methods: Qt keeps closures, and with them the panel, alive for ever.
-
-    def _on_colours(self) -> None:
-        self._panel.attempt(self.colours)
-
-    def _on_cosegment(self) -> None:
-        self._panel.attempt(self.cosegment)
-
-    def _on_points(self) -> None:
-        self._panel.attempt(self.points)
-
-    def _on_find(self) -> None:
-        self._panel.attempt(self.retrieve)
 
     def _on_picked(self, item: QTreeWidgetItem) -> None:
         self._panel.attempt(partial(self.look, self.found.indexOfTopLevelItem(item)))

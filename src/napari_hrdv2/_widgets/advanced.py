@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from qtpy.QtCore import QSignalBlocker, Qt, Signal  # type: ignore[attr-defined]
+from qtpy.QtCore import QSignalBlocker, Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
-    QFormLayout,
     QHBoxLayout,
     QLabel,
     QLineEdit,
@@ -26,6 +25,7 @@ from ..core.errors import HRDv2Error
 from ..core.methods import METHODS
 from ..core.settings import Settings
 from ..core.weights import REGISTRY
+from .parts import form_layout, offer
 
 _AUTOMATIC = "auto"
 # Size in pixels of the patches of all but a user's own backbone.
@@ -65,13 +65,8 @@ class AdvancedSettings(QWidget):
         fields = Settings.model_fields
         self.model = QComboBox()
         self.model.addItem("best at hand", _AUTOMATIC)
-        for entry in REGISTRY.values():
-            self.model.addItem(entry.name, entry.name)
-            self.model.setItemData(
-                self.model.count() - 1,
-                f"{entry.description}, {entry.megabytes} MB",
-                Qt.ItemDataRole.ToolTipRole,
-            )
+        about = {one.name: f"{one.description}, {one.megabytes} MB" for one in REGISTRY.values()}
+        offer(self.model, ((name, name, tip) for name, tip in about.items()))
         self.model.setToolTip(
             "The pretrained vision transformer. Larger ones are slower and may be better; "
             "they are downloaded when used the first time."
@@ -114,11 +109,7 @@ class AdvancedSettings(QWidget):
         self.device.setToolTip("Where the backbone runs")
 
         self.method = QComboBox()
-        for name, info in METHODS.items():
-            self.method.addItem(info.title, name)
-            self.method.setItemData(
-                self.method.count() - 1, info.description, Qt.ItemDataRole.ToolTipRole
-            )
+        offer(self.method, ((name, one.title, one.description) for name, one in METHODS.items()))
         self.method.setToolTip(
             "What learns from the strokes. The linear ones follow every stroke; trees may find "
             "what they cannot, take seconds, and work when you press Segment."
@@ -138,9 +129,8 @@ class AdvancedSettings(QWidget):
         cache_row.setContentsMargins(0, 0, 0, 0)
         cache_row.addWidget(self.cache_size, 1)
         cache_row.addWidget(self.clear)
-        layout = QFormLayout(self)
+        layout = form_layout(self)
         layout.setContentsMargins(0, 4, 0, 0)
-        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         layout.addRow("Model", self.model)
         layout.addRow("Weights", file_row)
         layout.addRow("Passes", self.passes)

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from napari.layers import Image
 from qtpy.QtCore import QSignalBlocker, Signal  # type: ignore[attr-defined]
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLineEdit, QSpinBox, QWidget
+from qtpy.QtWidgets import QComboBox, QLineEdit, QSpinBox, QWidget
 
 from .._session import Session
 from ..core.errors import HRDv2Error, ImageError
 from ..core.settings import Settings
 from .layers import Reading, planes_of
+from .parts import form_layout
 from .subjects import Subjects
 
 _COLOURS = {"each": "each by itself", "mapped": "as colours (up to 3)"}
@@ -63,9 +64,8 @@ class AxesFields(QWidget):
         self.colours.setToolTip(str(Settings.model_fields["colours"].description))
         self.level = QSpinBox()
         self.level.setToolTip("Which of the image's resolutions is segmented; 0 is the finest")
-        self._form = QFormLayout(self)
+        self._form = form_layout(self)
         self._form.setContentsMargins(0, 0, 0, 0)
-        self._form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self._form.addRow("Axes", self.axes)
         self._form.addRow("Channels", self.channels)
         self._form.addRow("Seen", self.colours)

@@ -8,15 +8,11 @@ from pathlib import Path
 
 from magicgui.types import FileDialogMode
 from magicgui.widgets import FileEdit
-from qtpy.QtCore import QEvent
-from qtpy.QtGui import QCloseEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
     QFileDialog,
-    QFormLayout,
     QHBoxLayout,
-    QLabel,
     QListWidget,
     QProgressBar,
     QPushButton,
@@ -26,14 +22,15 @@ from qtpy.QtWidgets import (
 
 from .. import _preferences as preferences
 from .._batch import FORMATS, Batch, Event, Report
-from ..core.methods import SUFFIXES
+from .panel import Panel
+from .parts import MODEL_FILTER, form_layout
 from .runner import JobRunner
 
 _STEPS = 1000
 _LIST_PX = 80
 
 
-class BatchWidget(QWidget):
+class BatchWidget(Panel):
     """Apply a saved model to files and folders of images.
 
     Parameters
@@ -57,12 +54,12 @@ class BatchWidget(QWidget):
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._runner: JobRunner | None = None
+        self._runner = JobRunner(self)
         self._begun = self._kept = 0.0
 
         self.model = FileEdit(
             mode=FileDialogMode.EXISTING_FILE,
-            filter=f"Models ({' '.join(f'*{suffix}' for suffix in SUFFIXES)})",
+            filter=MODEL_FILTER,
             tooltip="A model that 'Save model' of the other panel wrote",
         )
         self.inputs = QListWidget()
@@ -101,15 +98,13 @@ class BatchWidget(QWidget):
         buttons.addWidget(self.cancel_button)
         self.progress = QProgressBar()
         self.progress.setRange(0, _STEPS)
-        self.status = QLabel("Choose a model, images and a folder for the results.")
-        self.status.setWordWrap(True)
+        self.status.setText("Choose a model, images and a folder for the results.")
         self.failures = QListWidget()
         self.failures.setToolTip("What could not be segmented, and why")
         self.failures.setWordWrap(True)
         self.failures.hide()
 
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout()
         form.addRow("Model", self.model.native)
         form.addRow("Images", images)
         form.addRow(self.recursive)
@@ -130,11 +125,15 @@ class BatchWidget(QWidget):
         self.clear_button.clicked.connect(self.inputs.clear)
         self.start_button.clicked.connect(self.start)
         self.cancel_button.clicked.connect(self.cancel)
+        self._runner.yielded.connect(self._on_event)
+        self._runner.returned.connect(self._on_returned)
+        self._runner.ended.connect(self._on_ended)
+        self._open()
 
     @property
     def is_busy(self) -> bool:
         """Whether a batch is at work."""
-        return self._runner is not None and self._runner.is_busy
+        return self._runner.is_busy
 
     def add(self, paths: Sequence[str]) -> None:
         """Add files and folders to those to segment."""
@@ -161,10 +160,6 @@ class BatchWidget(QWidget):
             device=preferences.read().device,
             weights=self.weights,
         )
-        self._runner = JobRunner(self)
-        self._runner.yielded.connect(self._on_event)
-        self._runner.returned.connect(self._on_returned)
-        self._runner.ended.connect(self._on_ended)
         self.failures.clear()
         self.failures.hide()
         self.progress.setValue(0)
@@ -176,7 +171,7 @@ class BatchWidget(QWidget):
 
     def cancel(self) -> None:
         """Stop; finished files stay."""
-        if self._runner is not None:
+        if self.is_busy:
             self._runner.cancel()
             self.status.setText("Cancelled. What was finished stays.")
 
@@ -215,23 +210,7 @@ class BatchWidget(QWidget):
         if path:
             self.add([path])
 
-    def _abandon(self) -> None:
-        if self._runner is not None:
-            self._runner.abandon()
-            self._on_ended()
-
-    def event(self, event: QEvent | None) -> bool:
-        """Napari takes a closed panel out of its dock without telling it otherwise."""
-        if (
-            event is not None
-            and event.type() == QEvent.Type.ParentChange
-            and self.parent() is None
-            and self.is_busy
-        ):
-            self._abandon()
-        return bool(super().event(event))
-
-    def closeEvent(self, event: QCloseEvent | None) -> None:  # noqa: N802, Qt's name
-        """End the work when closed."""
-        self._abandon()
-        super().closeEvent(event)
+    def _close(self) -> None:
+        super()._close()
+        self._runner.abandon()
+        self._on_ended()

@@ -10,6 +10,16 @@ from napari.layers import Layer
 from qtpy.QtCore import Signal  # type: ignore[attr-defined]
 from qtpy.QtWidgets import QComboBox, QSizePolicy, QWidget
 
+from .parts import tie
+
+
+def follow_layers(viewer: Any, refresh: Callable[..., object], ties: ExitStack) -> None:
+    """Refresh a list of a viewer's layers, now and with every change until ``ties`` are cut."""
+    events = viewer.layers.events
+    for event in (events.inserted, events.removed, events.reordered, events.renamed):
+        tie(ties, event, refresh)
+    refresh()
+
 
 class LayerCombo(QComboBox):
     """Lists those layers of a viewer that a condition admits, newest first.
@@ -61,11 +71,7 @@ class LayerCombo(QComboBox):
 
     def follow(self, ties: ExitStack) -> None:
         """Keep up with the viewer until ``ties`` are cut."""
-        events = self._viewer.layers.events
-        for event in (events.inserted, events.removed, events.reordered, events.renamed):
-            event.connect(self.refresh)
-            ties.callback(event.disconnect, self.refresh)
-        self.refresh()
+        follow_layers(self._viewer, self.refresh, ties)
 
     def layer(self) -> Layer | None:
         """The layer chosen."""

@@ -14,8 +14,9 @@ from .._subject import Place
 from ..core.errors import Cancelled, HRDv2Error, StrokesError
 from ..core.planes import Index, Region
 from .layers import first_part, view_of
+from .parts import tie
 from .runner import JobRunner
-from .subjects import Opened, Subjects
+from .subjects import Subjects
 
 # How long nothing else is asked for before features are extracted unasked.
 _IDLE_MS = 300
@@ -43,6 +44,8 @@ class LiveLoop(QObject):
     ----------
     session
         Whose jobs are run.
+    subjects
+        The viewer's images as the session works on them.
     viewer
         Where the image is seen.
     parent
@@ -50,8 +53,6 @@ class LiveLoop(QObject):
 
     Attributes
     ----------
-    subjects
-        The viewer's images as the session works on them.
     is_live
         Whether the segmentation follows the strokes by itself.
     is_asked
@@ -70,7 +71,7 @@ class LiveLoop(QObject):
 
     Examples
     --------
-    >>> loop = LiveLoop(session, viewer)  # doctest: +SKIP
+    >>> loop = LiveLoop(session, Subjects(session), viewer)  # doctest: +SKIP
     >>> loop.watch(image_layer, strokes_layer)  # doctest: +SKIP
     """
 
@@ -80,10 +81,11 @@ class LiveLoop(QObject):
     skipped = Signal(object)
     changed = Signal()
 
-    def __init__(self, session: Session, viewer: Any, parent: QObject | None = None) -> None:
+    def __init__(
+        self, session: Session, subjects: Subjects, viewer: Any, parent: QObject | None = None
+    ) -> None:
         super().__init__(parent)
-        self._session, self._viewer = session, viewer
-        self.subjects = Subjects(session)
+        self._session, self.subjects, self._viewer = session, subjects, viewer
         self.image: Image | None = None
         self._strokes: Labels | None = None
         self._ties = ExitStack()
@@ -127,14 +129,14 @@ class LiveLoop(QObject):
         self._ties.close()
         self.image, self._strokes = image, strokes
         if image is not None:
-            self._tie(image.events.data, self._on_image_data)
+            tie(self._ties, image.events.data, self._on_image_data)
             camera = getattr(self._viewer, "scene", self._viewer).camera  # napari moved it in 0.9
             for event in (self._viewer.dims.events.point, camera.events.zoom, camera.events.center):
-                self._tie(event, self._on_view)
+                tie(self._ties, event, self._on_view)
         if strokes is not None:
             for event in (strokes.events.paint, strokes.events.set_data):
-                self._tie(event, self._on_strokes)
-        opened = self._open()
+                tie(self._ties, event, self._on_strokes)
+        opened = self.subjects.usable(image, strokes)
         self._session.watch(None if opened is None else opened.subject)
         if opened is not None:
             opened.subject.read_strokes()
@@ -142,19 +144,6 @@ class LiveLoop(QObject):
             self.restart()
         else:
             self._soon.start()
-
-    def _tie(self, event: Any, slot: Any) -> None:
-        event.connect(slot)
-        self._ties.callback(event.disconnect, slot)
-
-    def _open(self) -> Opened | None:
-        """The image as it is now, None where it is none that can be segmented."""
-        if self.image is None:
-            return None
-        try:
-            return self.subjects.open(self.image, self._strokes)
-        except HRDv2Error:
-            return None
 
     def reread(self) -> None:
         """Begin anew with the image, which is understood in another way."""
@@ -347,7 +336,8 @@ class LiveLoop(QObject):
         subject = self._session.subject
         if subject is None:
             return
-        self._open()  # somebody may have exchanged the layer's data
+        # Somebody may have exchanged the layer's data.
+        self.subjects.usable(self.image, self._strokes)
         is_new = subject.read_strokes(None if everywhere else self.seen())
         self._is_stuck &= not is_new
         if is_new and self.follows:

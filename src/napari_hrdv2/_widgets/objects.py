@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
     QFileDialog,
-    QFormLayout,
     QHBoxLayout,
     QPushButton,
     QSpinBox,
@@ -26,9 +25,10 @@ from qtpy.QtWidgets import (
 from .._counting import Counted, Counting
 from .._session import Session
 from ..core.base import PixelClass
-from ..core.errors import Cancelled, HRDv2Error, ImageError
+from ..core.errors import HRDv2Error, ImageError
 from ..core.objects import ObjectSettings, make_object_settings, rows_of, write_csv
 from .layers import MARK, Segmentations, pixel_size_of, place_of
+from .parts import form_layout
 from .runner import JobRunner
 
 _MOST_PX = 1_000_000
@@ -63,7 +63,7 @@ class CountObjects(QWidget):
     Attributes
     ----------
     failed
-        An error that the user can mend.
+        An error that the user can mend, or what ended the counting.
     told
         What was done, to be shown.
     table
@@ -125,9 +125,8 @@ class CountObjects(QWidget):
         buttons.addWidget(self.count_button)
         buttons.addWidget(self.save_button)
 
-        layout = QFormLayout(self)
+        layout = form_layout(self)
         layout.setContentsMargins(0, 4, 0, 0)
-        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         layout.addRow("Class", self.class_combo)
         layout.addRow(self.split)
         layout.addRow("Neck", self.neck)
@@ -236,12 +235,9 @@ class CountObjects(QWidget):
 
     def _on_returned(self, outcome: Counted | Exception) -> None:
         asked, self._asked = self._asked, None
-        if asked is None or isinstance(outcome, Cancelled):
+        if asked is None:
             return
         if isinstance(outcome, Exception):
-            if not isinstance(outcome, HRDv2Error):
-                # Out of a slot, it arrives where napari shows errors with their traceback.
-                raise outcome
             self.failed.emit(outcome)
             return
         self.table, self._name = outcome.table, asked.name

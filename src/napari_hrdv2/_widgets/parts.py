@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
-from qtpy.QtWidgets import QHBoxLayout, QProgressBar, QPushButton, QWidget
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QHBoxLayout,
+    QProgressBar,
+    QPushButton,
+    QWidget,
+)
 from superqt import QCollapsible
 
 from .._job import Progress
+from ..core.methods import SUFFIXES
+
+MODEL_FILTER = f"Models ({' '.join(f'*{suffix}' for suffix in SUFFIXES)})"
 
 
 class ProgressRow(QWidget):
@@ -72,6 +84,21 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
-def disconnect(signal: Any, slot: Callable[..., object]) -> None:
-    """Disconnect a signal of psygnal, whether or not it is connected."""
-    signal.disconnect(slot, missing_ok=True)
+def form_layout(parent: QWidget | None = None) -> QFormLayout:
+    """Rows of a name and a field that is as wide as there is room."""
+    form = QFormLayout(parent)
+    form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+    return form
+
+
+def offer(combo: QComboBox, choices: Iterable[tuple[str, str, str]]) -> None:
+    """Offer choices: of each its data, what it is called, and what there is to tell of it."""
+    for data, title, tip in choices:
+        combo.addItem(title, data)
+        combo.setItemData(combo.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
+
+
+def tie(ties: ExitStack, signal: Any, slot: Callable[..., object]) -> None:
+    """Connect a slot with a signal of psygnal or napari until ``ties`` are cut."""
+    signal.connect(slot)
+    ties.callback(signal.disconnect, slot)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QSpinBox, QWidget
+from qtpy.QtWidgets import QCheckBox, QSpinBox, QWidget
 
 from .._session import Session
 from ..core.refine import Refinement, has_crf
+from .parts import form_layout
 
 # Numbers of a refinement: name, what it is called, largest value offered.
 _NUMBERS = (
@@ -40,9 +41,8 @@ class RefineOptions(QWidget):
     def __init__(self, session: Session, parent: QWidget | None = None) -> None:
         super().__init__(parent)
         self._session = session
-        layout = QFormLayout(self)
+        layout = form_layout(self)
         layout.setContentsMargins(0, 4, 0, 0)
-        layout.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self.numbers: dict[str, QSpinBox] = {}
         for name, title, largest in _NUMBERS:
             box = self.numbers[name] = QSpinBox()

