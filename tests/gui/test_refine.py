@@ -26,6 +26,8 @@ def segmented(viewer: Any, tiny_panel: Any, finished: Any, monkeypatch: pytest.M
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("more is done than to refine")
 
+    # Without filters borders are as coarse as the tokens.
+    tiny_panel.session.configure(filters=False)
     add_job(viewer)
     finished(tiny_panel)
     monkeypatch.setattr(FeatureExtractor, "_forward", refuse)
@@ -68,6 +70,7 @@ def test_without_live_update_it_waits(segmented: Any, tiny_panel: Any, finished:
 def test_a_model_that_was_applied_is_refined(
     viewer: Any, tiny_panel: Any, finished: Any, click: Any
 ) -> None:
+    tiny_panel.session.configure(filters=False)
     _, strokes = add_job(viewer)
     finished(tiny_panel)
     strokes.data = np.zeros_like(strokes.data)

@@ -25,7 +25,7 @@ def session(tiny_weights: Path, empty_cache: Path) -> Session:
 @pytest.fixture
 def image() -> np.ndarray:
     """Dark on the left, bright on the right, (56, 70), with noise."""
-    image = np.random.default_rng(0).normal(0, 0.3, (56, 70)).astype(np.float32)
+    image = np.random.default_rng(0).normal(0, 0.25, (56, 70)).astype(np.float32)
     image[:, 35:] += 1
     return image
 

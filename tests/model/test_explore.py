@@ -219,7 +219,7 @@ def test_refinement_removes_specks(exploration, spot, run, is_fused) -> None:
 
 
 def smallest(labels: np.ndarray) -> int:
-    """Pixels of the smallest region of a class, by flooding."""
+    """Pixels of the smallest region of a class, corners included, by flooding."""
     left = {(int(y), int(x)) for y, x in np.ndindex(labels.shape)}
     sizes = []
     while left:
@@ -228,7 +228,7 @@ def smallest(labels: np.ndarray) -> int:
         while heap:
             y, x = heap.pop()
             size += 1
-            for there in ((y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)):
+            for there in ((y + a, x + b) for a in (-1, 0, 1) for b in (-1, 0, 1)):
                 if there in left and labels[there] == labels[y, x]:
                     left.remove(there)
                     heap.append(there)
