@@ -95,6 +95,25 @@ def swept(qtbot: Any) -> Any:
     return swept
 
 
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_looking_around_does_not_end_the_sweep(
+    viewer: Any, tiny_panel: Any, click: Any, swept: Any, qtbot: Any, is_asked: bool
+) -> None:
+    """Features of what is seen are at hand, so that nothing else would go on with the rest."""
+    add(viewer, _KINDS["volume"])
+    click(tiny_panel.new_button)
+    strokes = tiny_panel.strokes_combo.layer()
+    viewer.dims.set_point(0, 0)
+    paint(strokes, 1, 2, plane=(0,))
+    if is_asked:
+        click(tiny_panel.segment_button)
+    loop = tiny_panel.loop
+    qtbot.waitUntil(lambda: loop._is_sweeping, timeout=_PATIENCE_MS)
+    loop._prefetch()
+    assert loop._is_look_due
+    swept(tiny_panel)
+
+
 @pytest.mark.parametrize("name", _KINDS)
 def test_every_kind_from_strokes_to_segmentation(
     viewer: Any, tiny_panel: Any, click: Any, swept: Any, told: Any, name: str

@@ -312,10 +312,10 @@ class LiveLoop(QObject):
 
     def _on_look_ended(self) -> None:
         self._is_sweeping = False
-        if self._is_look_due:
-            self._look(download=self.is_asked)
-        elif not self._is_paused:
+        if not (self._is_look_due and self._look(download=self.is_asked)) and not self._is_paused:
             self._soon.start()
+            # A sweep that gave way goes on.
+            self._rest.start()
         self.changed.emit()
 
     # Segmentation ------------------------------------------------------------------------------
@@ -440,7 +440,8 @@ class LiveLoop(QObject):
 
     def _sweep_unasked(self) -> None:
         subject = self._session.subject
-        if subject is None or self._is_paused or self.looker.is_busy or self.segmenter.is_busy:
+        is_working = self.looker.is_busy or self.segmenter.is_busy
+        if subject is None or self._is_paused or self._is_stuck or is_working:
             return
         # A model is not applied unasked: what is seen is segmented with it by now.
         classifier = self._session.classifier
