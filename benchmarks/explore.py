@@ -68,8 +68,10 @@ class RandomExtractor:
     def passes(self, piece: Piece, **_: Any) -> Any:
         """All passes at once."""
         settings = self.settings
-        vit = SimpleNamespace(dim=CHANNELS, heads=HEADS)
-        extractor: Any = SimpleNamespace(settings=settings, backbone=vit)
+        # Where they lie hangs neither on the backbone nor on what it shows.
+        plain = settings.model_copy(update={"facet": None})
+        vit = SimpleNamespace(dim=CHANNELS)
+        extractor: Any = SimpleNamespace(settings=plain, backbone=vit)
         lattices = _Passes(extractor, piece, settings.transforms(), never)._lattices
         ny, nx = (one.size for one in lattices[0])
         shape = (settings.passes, ny, nx, self._channels)
