@@ -10,10 +10,11 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from .options import Axes, Crf, Device, Guided, Majority, MinSize, OutputFolder, WeightsFile
+from .options import Axes, Device, OutputFolder, Refining, WeightsFile, spread
 from .shared import download_bar, fail, stderr
 
 
+@spread
 def apply(
     model: Annotated[Path, typer.Argument(help="Model that 'train' or the window saved.")],
     images: Annotated[
@@ -25,6 +26,7 @@ def apply(
         ),
     ],
     output: OutputFolder,
+    *,
     format_: Annotated[
         str, typer.Option("--format", help="tif for OME-TIFF, or zarr for OME-Zarr.")
     ] = "tif",
@@ -60,10 +62,7 @@ def apply(
     ] = 0,
     device: Device = "auto",
     weights: WeightsFile = None,
-    guided: Guided = 0,
-    crf: Crf = False,
-    majority: Majority = 0,
-    min_size: MinSize = 0,
+    refining: Refining,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -83,9 +82,8 @@ def apply(
     interrupted.
     """
     from .._batch import Batch, Event, Report
-    from ..core.refine import make_refinement
 
-    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    refinement = refining.refinement()
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

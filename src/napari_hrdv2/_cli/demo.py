@@ -9,25 +9,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Device, Filters, Model, OutputFolder, Passes, Scale, Stride, WeightsFile
-from .shared import extract, make_extractor, stderr
+from .options import Filters, Looking, OutputFolder, spread
+from .shared import extract, stderr
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 
+@spread
 def demo(
     output: OutputFolder = Path("demo"),
     show: Annotated[
         bool, typer.Option("--show", help="Open napari on the result, where there is a display.")
     ] = False,
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    scale: Scale = None,
+    *,
+    looking: Looking,
     filters: Filters = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
 ) -> None:
     """Segment the sample image from its strokes and draw a picture of it.
 
@@ -43,15 +40,7 @@ def demo(
     from ..core.files import replacing
 
     image, strokes = sample_image(), sample_strokes()
-    extractor = make_extractor(
-        device,
-        weights,
-        model=model,
-        passes=passes,
-        stride=stride,
-        scale=scale,
-        filters=filters,
-    )
+    extractor = looking.extractor(filters=filters)
     tokens = extract(extractor, image, "glands")
     classifier = PixelClassifier().fit(tokens, strokes, CLASSES)
     probabilities = classifier.predict_proba(tokens)

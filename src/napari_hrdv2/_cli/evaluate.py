@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -14,30 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from .options import (
-    Crf,
-    Device,
-    Guided,
-    Majority,
-    MinSize,
-    Model,
-    Passes,
-    Scale,
-    Stride,
-    WeightsFile,
-    spread,
-)
-from .shared import fail, make_extractor, stderr
+from .options import Looking, Refining, spread
+from .shared import fail, stderr
 
 if TYPE_CHECKING:
     from .._evaluate import Document, Evaluation
     from .._evaluate.layout import DataSet
     from ..core.extraction import FeatureExtractor
-    from ..core.refine import Refinement
 
     _D = TypeVar("_D", bound=DataSet)
-
-_REFINED = ("guided", "crf", "majority", "min_size")
 
 evaluate_app = typer.Typer(
     help="Score what is done without labels, and with few, on public data sets in their own "
@@ -85,43 +70,22 @@ SkipMissing = Annotated[
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(Looking):
     """What is looked at."""
 
-    model: Model = "auto"
-    passes: Passes = None
-    stride: Stride = None
-    scale: Scale = None
     depth: Depth = None
-    device: Device = "auto"
-    weights: WeightsFile = None
 
     def extractor(self, **otherwise: Any) -> FeatureExtractor:
-        """Settings that are not given are as they are otherwise.
-
-        As a rule without filters, as without labels nothing tells which of them matter.
-        """
-        given = {name: value for name, value in asdict(self).items() if value is not None}
-        device, weights = given.pop("device"), given.pop("weights", None)
-        return make_extractor(device, weights, **{"filters": False} | otherwise | given)
+        """As a rule without filters, as without labels nothing tells which of them matter."""
+        return super().extractor(**{"filters": False} | otherwise)
 
 
 @dataclass(frozen=True)
-class Salient:
+class Salient(Refining):
     """What stands out of it."""
 
     method: Kind = "attention"
     clusters: Clusters = 80
-    guided: Guided = 0
-    crf: Crf = False
-    majority: Majority = 0
-    min_size: MinSize = 0
-
-    def refinement(self) -> Refinement:
-        from ..core.refine import make_refinement
-
-        given = asdict(self)
-        return make_refinement(**{name: given[name] for name in _REFINED})
 
 
 @dataclass(frozen=True)

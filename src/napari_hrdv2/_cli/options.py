@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
+
+from .shared import make_extractor
+
+if TYPE_CHECKING:
+    from ..core.extraction import FeatureExtractor
+    from ..core.refine import Refinement
 
 Model = Annotated[
     str,
@@ -116,25 +122,66 @@ Colours = Annotated[
 OutputFolder = Annotated[Path, typer.Option("--output", "-o", metavar="FOLDER")]
 
 
+@dataclass(frozen=True)
+class Looking:
+    """How images are looked at."""
+
+    model: Model = "auto"
+    passes: Passes = None
+    stride: Stride = None
+    scale: Scale = None
+    device: Device = "auto"
+    weights: WeightsFile = None
+
+    def extractor(self, **otherwise: Any) -> FeatureExtractor:
+        """What does it; settings that are not given are as they are otherwise."""
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        device, weights = given.pop("device"), given.pop("weights", None)
+        return make_extractor(device, weights, **otherwise | given)
+
+
+@dataclass(frozen=True)
+class Refining:
+    """What is done to segmentations."""
+
+    guided: Guided = 0
+    crf: Crf = False
+    majority: Majority = 0
+    min_size: MinSize = 0
+
+    def refinement(self) -> Refinement:
+        from ..core.refine import make_refinement
+
+        return make_refinement(
+            guided=self.guided, crf=self.crf, majority=self.majority, min_size=self.min_size
+        )
+
+
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose parameters that are dataclasses are given by an option for every field."""
     signature = inspect.signature(command, eval_str=True)
-    bundles = {
-        name: inspect.signature(one.annotation, eval_str=True).parameters
+    bundles: dict[str, type[Any]] = {
+        name: one.annotation
         for name, one in signature.parameters.items()
         if isinstance(one.annotation, type) and is_dataclass(one.annotation)
     }
 
     @wraps(command)
     def spread_out(**given: Any) -> None:
-        for name, fields in bundles.items():
-            kind = signature.parameters[name].annotation
-            given[name] = kind(**{field: given.pop(field) for field in fields})
+        for name, kind in bundles.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
         command(**given)
 
     parameters: list[inspect.Parameter] = []
     for name, parameter in signature.parameters.items():
-        options = bundles[name].values() if name in bundles else [parameter]
+        options = [parameter]
+        if kind := bundles.get(name):
+            # Of every field where it was written, which a class derived from it may not know.
+            hints = get_type_hints(kind, include_extras=True)
+            options = [
+                parameter.replace(name=one.name, default=one.default, annotation=hints[one.name])
+                for one in fields(kind)
+            ]
         parameters += [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in options]
     # What typer makes options of.
     spread_out.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -8,24 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from .options import (
-    Axes,
-    Channels,
-    Classifier,
-    Colours,
-    Crf,
-    Device,
-    Filters,
-    Guided,
-    Majority,
-    MinSize,
-    Model,
-    Passes,
-    Scale,
-    Stride,
-    WeightsFile,
-)
-from .shared import extract, make_extractor, stderr
+from .options import Axes, Channels, Classifier, Colours, Filters, Looking, Refining, spread
+from .shared import extract, stderr
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +24,7 @@ if TYPE_CHECKING:
     _Painted = dict[Index, npt.NDArray[np.integer]]
 
 
+@spread
 def segment(
     image: Annotated[
         Path,
@@ -60,45 +45,28 @@ def segment(
             help="Label image to write: .tif, or .zarr for OME-Zarr.",
         ),
     ],
+    *,
     axes: Axes = None,
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    scale: Scale = None,
+    looking: Looking,
     filters: Filters = None,
     channels: Channels = None,
     colours: Colours = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
     classifier: Classifier = "logistic",
-    guided: Guided = 0,
-    crf: Crf = False,
-    majority: Majority = 0,
-    min_size: MinSize = 0,
+    refining: Refining,
 ) -> None:
     """Train on an image's strokes and segment the image; of a stack, on those of all planes."""
     from .._io import check_output, label_dtype, open_image, open_results
     from ..core.apply import Losses, parts_of, planes_for, segment_piece
     from ..core.methods import make_classifier
-    from ..core.refine import make_refinement
     from ..core.tiles import piece_of
 
     learner = make_classifier(classifier)
-    refinement = make_refinement(guided=guided, crf=crf, majority=majority, min_size=min_size)
+    refinement = refining.refinement()
     source = open_image(image, axes=axes)
     check_output(output, image, strokes, axes=source.planes.labels_axes)
     (painted,) = _painted([(strokes, source.planes)])
-    extractor = make_extractor(
-        device,
-        weights,
-        model=model,
-        passes=passes,
-        stride=stride,
-        scale=scale,
-        filters=filters,
-        colours=colours,
-        **_channels(source.planes, channels),
-    )
+    chosen = _channels(source.planes, channels)
+    extractor = looking.extractor(filters=filters, colours=colours, **chosen)
     settings = extractor.settings
     planes = planes_for(source.planes, settings)
     seen = _looked_at(extractor, image, planes, painted)
@@ -126,6 +94,7 @@ def segment(
     stderr.print(f"wrote {output}")
 
 
+@spread
 def train(
     image: Annotated[
         list[Path], typer.Option(help="Image to train on; repeat for more.", metavar="IMAGE")
@@ -143,15 +112,11 @@ def train(
             help="Model to write (.safetensors; trees: .skops).",
         ),
     ],
-    model: Model = "auto",
-    passes: Passes = None,
-    stride: Stride = None,
-    scale: Scale = None,
+    *,
+    looking: Looking,
     filters: Filters = None,
     channels: Channels = None,
     colours: Colours = None,
-    device: Device = "auto",
-    weights: WeightsFile = None,
     classifier: Classifier = "logistic",
     axes: Axes = None,
 ) -> None:
@@ -171,17 +136,8 @@ def train(
     # All inputs are checked before the first is worked on for minutes.
     planes = [open_image(one, axes=axes).planes for one in image]
     painted = _painted(list(zip(strokes, planes, strict=True)))
-    extractor = make_extractor(
-        device,
-        weights,
-        model=model,
-        passes=passes,
-        stride=stride,
-        scale=scale,
-        filters=filters,
-        colours=colours,
-        **_channels(planes[0], channels),
-    )
+    chosen = _channels(planes[0], channels)
+    extractor = looking.extractor(filters=filters, colours=colours, **chosen)
     fitting = [planes_for(one, extractor.settings) for one in planes]
     seen = [
         found
