@@ -114,7 +114,8 @@ def stack_section(options: argparse.Namespace, image: np.ndarray, truth: np.ndar
     score = np.mean([mean_iou(true, found) for found, true in zip(layer.data, truths, strict=True)])
     blocked = 1e3 * float(np.quantile(np.diff(ticks), 0.99))
     done = segmented()
-    again = computed[0] - before - (PLANES - kept)
+    # Of a plane on the way when cancelled, features may be at hand: it needs none.
+    again = max(0, computed[0] - before - (PLANES - kept))
     viewer.close()
     table = table_of(f"{PLANES} planes of {SIDE} x {SIDE}, strokes on 2", "what", "", "promised")
     table.add_row("segmented", f"{done}", promise("planes segmented", done, PLANES, least=True))
