@@ -96,11 +96,13 @@ def tiny_reg_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_extractor(tiny_weights: Path) -> Callable[..., FeatureExtractor]:
-    """Extractors of its tokens alone, exact, on the CPU; fields of Settings as keywords."""
+    """Extractors of its tokens alone, of one zoom, exact, on the CPU; Settings as keywords."""
 
     def make(**changes: Any) -> FeatureExtractor:
         options = {"weights": tiny_weights, "precision": "float32", "device": "cpu"}
-        return FeatureExtractor(**options | {"depth": 1.0, "filters": False} | changes)
+        return FeatureExtractor(
+            **options | {"depth": 1.0, "filters": False, "zooms": (1.0,)} | changes
+        )
 
     return make
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from ..core.errors import HRDv2Error
 from .shared import make_extractor
 
 if TYPE_CHECKING:
@@ -46,6 +47,15 @@ Scale = Annotated[
     typer.Option(
         help="How many times the image is enlarged for the backbone: 14 / the size in pixels of "
         "the finest structures that matter. By default 1.",
+        show_default=False,
+    ),
+]
+Zooms = Annotated[
+    str | None,
+    typer.Option(
+        metavar="1,0.5",
+        help="How many times larger still the passes see the image, in turn; 1 alone: all alike, "
+        "as the scale says.",
         show_default=False,
     ),
 ]
@@ -130,6 +140,7 @@ class Looking:
     passes: Passes = None
     stride: Stride = None
     scale: Scale = None
+    zooms: Zooms = None
     device: Device = "auto"
     weights: WeightsFile = None
 
@@ -137,7 +148,16 @@ class Looking:
         """What does it; settings that are not given are as they are otherwise."""
         given = {name: value for name, value in asdict(self).items() if value is not None}
         device, weights = given.pop("device"), given.pop("weights", None)
+        if self.zooms is not None:
+            given["zooms"] = _ratios(self.zooms)
         return make_extractor(device, weights, **otherwise | given)
+
+
+def _ratios(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise HRDv2Error(f"zooms are numbers, such as 1,0.5; got {text!r}") from None
 
 
 @dataclass(frozen=True)

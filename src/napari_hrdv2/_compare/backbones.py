@@ -160,7 +160,8 @@ def compare_backbones(
         If none can be had, two have one name, or the image or settings cannot be used.
     """
     check_names([one.name for one in candidates], "backbones", "name one of them NAME=FILE")
-    wanted = make_settings(None, **settings | {"filters": False, "move_positions": False})
+    own = {"filters": False, "move_positions": False}
+    wanted = make_settings(None, **{"zooms": (1.0,)} | dict(settings) | own)
     # What is wrong with these, is wrong for all.
     choose_device(device)
     stretch(case.image)

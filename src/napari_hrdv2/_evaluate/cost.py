@@ -28,7 +28,7 @@ SIDES = (256, 512, 1024)
 
 def variants(patch: int) -> dict[str, dict[str, Any]]:
     """Settings that are compared, by name, of a backbone with patches of so many pixels."""
-    return {
+    found: dict[str, dict[str, Any]] = {
         "passes 1": {"passes": 1},
         "passes 4": {"passes": 4},
         "passes 16": {"passes": 16},
@@ -38,6 +38,9 @@ def variants(patch: int) -> dict[str, dict[str, Any]]:
         "rotations, passes 4": {"rotations": True, "passes": 4},
         "scale 2, passes 1": {"scale": 2.0, "passes": 1},
     }
+    # The default's zooms by themselves.
+    alike = {name: one | {"zooms": (1.0,)} for name, one in found.items()}
+    return {"default": {}} | alike
 
 
 def machine(device: torch.device) -> dict[str, Any]:

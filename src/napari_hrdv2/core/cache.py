@@ -47,6 +47,7 @@ _NOT_OF_A_PASS = frozenset(
     {
         "model",
         "passes",
+        "zooms",
         "shifts",
         "distances",
         "flips",
@@ -78,7 +79,9 @@ def digest_of(image: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def pass_key(digest: str, settings: Settings, transform: Transform, move: Share) -> str:
+def pass_key(
+    digest: str, settings: Settings, transform: Transform, move: Share, zoom: float
+) -> str:
     """Identity of the tokens of one pass, in hex.
 
     Parameters
@@ -87,7 +90,7 @@ def pass_key(digest: str, settings: Settings, transform: Transform, move: Share)
         Of the image, see :func:`digest_of`.
     settings
         Resolved settings. Which other passes they foresee does not matter.
-    transform, move
+    transform, move, zoom
         Of the pass.
     """
     parts = [
@@ -101,9 +104,11 @@ def pass_key(digest: str, settings: Settings, transform: Transform, move: Share)
         transform.shift,
         move,
     ]
-    # Tokens themselves keep the names that they have had.
+    # Tokens themselves, and those seen as the scale says, keep the names that they have had.
     if settings.facet is not None:
         parts.append(settings.facet)
+    if zoom != 1:
+        parts.append(zoom)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

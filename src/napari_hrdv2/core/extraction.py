@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
-from itertools import groupby
+from itertools import groupby, product
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -34,15 +34,18 @@ from .errors import (
 from .filters import filter_grids
 from .normalise import stretch
 from .settings import Settings
-from .tiles import Cut, Piece, whole
+from .tiles import Cut, Piece, whole, zoomed_cuts
 from .tokens import Grid, Tokens
 from .transforms import Lattice, Matrix, Share, Transform, cropped, join, read_all, token_count
+from .upsample import Rows, interpolation
 from .vit import FacetKind
 from .weights import Progress, Weights, find, load_backbone
 
 Precision = Literal["auto", "float32"]
+# Along each axis, which of a zoom's windows.
+_At = tuple[int, int]
 # A pass through a window.
-_Job = tuple[int, tuple[int, int]]
+_Job = tuple[int, _At]
 
 NO_ROOM = (
     "the memory does not suffice for one pass over this image: crop it, shrink it, or use a larger "
@@ -233,7 +236,8 @@ class FeatureExtractor:
         transforms = settings.transforms()
         keys: tuple[str, ...] = ()
         if store is not None and self._store == torch.float16:
-            passes = zip(transforms, settings.position_moves(), strict=True)
+            moves, zooms = settings.position_moves(), settings.pass_zooms()
+            passes = zip(transforms, moves, zooms, strict=True)
             keys = tuple(pass_key(piece.digest, settings, *one) for one in passes)
         job = _Passes(self, piece, transforms, is_cancelled)
         while job.done < len(transforms):
@@ -409,10 +413,25 @@ class _Passes:
         own = _with_facets(vit).heads if is_attention else vit.dim
         self._channels = own * max(1, apart)
         self._tile = whole(plane, settings) if piece.tile is None else piece.tile.inner()
-        self._axes = tuple(
+        self._zooms = settings.pass_zooms()
+        plain = [
             _Windows(along, axis, transforms, settings) for axis, along in enumerate(self._tile)
+        ]
+        ends = [[one.core.stop - along[0].core.start for one in along] for along in self._tile]
+        y, x = (
+            [join(one, end) for one in zip(*windows.parts, strict=True)]
+            for windows, end in zip(plain, ends, strict=True)
         )
-        self._lattices = tuple(zip(*(one.lattices for one in self._axes), strict=True))
+        self._lattices = tuple(zip(y, x, strict=True))
+        self._windows = {
+            zoom: plain
+            if zoom == 1
+            else [
+                _Windows(along, axis, transforms, settings, zoom, plain[axis].parts)
+                for axis, along in enumerate(self._tile)
+            ]
+            for zoom in set(self._zooms)
+        }
         self._data: torch.Tensor | None = None
         self._batch = 0
 
@@ -431,7 +450,7 @@ class _Passes:
 
     def _room(self) -> torch.Tensor:
         if self._data is None:
-            ny, nx = (one.lattices[0].size for one in self._axes)
+            ny, nx = (one.size for one in self._lattices[0])
             extractor = self._extractor
             shape = (len(self._transforms), ny, nx, self._channels)
             self._data = devices.room_for(shape, extractor._store, extractor.device)
@@ -479,13 +498,14 @@ class _Passes:
             return grids
         return tuple(grid.crop(core) for grid in grids)
 
-    def _looked_at(self, window: tuple[int, int]) -> torch.Tensor:
+    def _looked_at(self, zoom: float, at: _At) -> torch.Tensor:
         """What the backbone sees through a window: (channels, height, width)."""
-        y, x = (one.cuts[k].window for one, k in zip(self._axes, window, strict=True))
+        axes = self._windows[zoom]
+        y, x = (one.cuts[k].window for one, k in zip(axes, at, strict=True))
         seen = self._pixels[:, y, x]
         if self._settings.colours == "mapped" and self._settings.has_channels:
             seen = _mapped(seen)
-        size = [one.seen[k] for one, k in zip(self._axes, window, strict=True)]
+        size = [one.seen[k] for one, k in zip(axes, at, strict=True)]
         if size == list(seen.shape[-2:]):
             return seen
         resized = F.interpolate(
@@ -495,24 +515,30 @@ class _Passes:
 
     def _window_size(self, job: _Job) -> tuple[int, int]:
         """(height, width) of what the backbone gets to see in a pass through a window."""
-        k, window = job
-        height, width = (one.padded[n] for one, n in zip(self._axes, window, strict=True))
+        k, at = job
+        axes = self._windows[self._zooms[k]]
+        height, width = (one.padded[n] for one, n in zip(axes, at, strict=True))
         return (width, height) if self._transforms[k].transposes else (height, width)
+
+    def _jobs_of(self, k: int) -> list[_Job]:
+        rows, columns = self._windows[self._zooms[k]]
+        return [(k, at) for at in product(range(len(rows.cuts)), range(len(columns.cuts)))]
 
     def compute(self) -> Iterator[None]:
         """Compute the next passes that go together, yielding after each."""
-        extractor, settings, (rows, columns) = self._extractor, self._settings, self._tile
-        windows = [(y, x) for y in range(len(rows)) for x in range(len(columns))]
-        largest = math.prod(max(one.padded) for one in self._axes) // (settings.stride or 1) ** 2
+        extractor, settings, passes = self._extractor, self._settings, len(self._transforms)
+        largest = max(math.prod(max(one.padded) for one in axes) for axes in self._windows.values())
         seen = len(settings.channels or ()) if settings.colours == "each" else 1
-        tokens = largest * max(1, seen)
+        tokens = largest // (settings.stride or 1) ** 2 * max(1, seen)
         self._batch = self._batch or devices.batch_size(
             extractor.device, tokens, extractor.backbone.dim, extractor._dtype
         )
+        jobs = self._jobs_of(self.done)
+        last = self.done + 1
         # The first pass goes alone: somebody waits for it.
-        together = max(1, self._batch // len(windows)) if self.done else 1
-        passes = range(self.done, min(self.done + together, len(self._transforms)))
-        jobs = [(k, window) for k in passes for window in windows]
+        while 1 < last < passes and len(jobs) + len(more := self._jobs_of(last)) <= self._batch:
+            jobs += more
+            last += 1
         # Only images of one size go through the backbone together.
         jobs.sort(key=self._window_size)
         while jobs:
@@ -531,19 +557,19 @@ class _Passes:
                     del self._pixels
                 continue
             del jobs[: len(group)]
-        for _ in passes:
+        while self.done < last:
             self.done += 1
             yield
 
     def _look(self, group: Sequence[_Job]) -> None:
         """Look through windows, each in a pass, and keep what their middles hang on."""
         settings, seen = self._settings, dict[_Job, torch.Tensor]()
-        for window in {window: None for _, window in group}:
-            passes = [k for k, other in group if other == window]
+        for zoom, at in {(self._zooms[k], at): None for k, at in group}:
+            passes = [k for k, other in group if (self._zooms[k], other) == (zoom, at)]
             transforms = [self._transforms[k] for k in passes]
-            y, x = (one.padded[n] for one, n in zip(self._axes, window, strict=True))
-            read = read_all(transforms, self._looked_at(window), settings.boundary, (y, x))
-            seen |= {(k, window): one for k, one in zip(passes, read, strict=True)}
+            y, x = (one.padded[n] for one, n in zip(self._windows[zoom], at, strict=True))
+            read = read_all(transforms, self._looked_at(zoom, at), settings.boundary, (y, x))
+            seen |= {(k, at): one for k, one in zip(passes, read, strict=True)}
         moves = settings.position_moves()
         found = self._extractor._forward(
             torch.stack([seen[job] for job in group]),
@@ -558,19 +584,18 @@ class _Passes:
         for (offset, _, into, part), alike in groupby(places):
             start, end = end, end + sum(1 for _ in alike)
             tokens = self._transforms[start + offset].undo_tokens(found[start:end])
-            data[start + offset : end + offset, *into] = tokens[:, *part]
+            data[start + offset : end + offset, *into] = _kept(tokens, part)
 
-    def _place(
-        self, k: int, window: tuple[int, int]
-    ) -> tuple[Matrix, tuple[slice, ...], tuple[slice, ...]]:
-        """How tokens of a window lie in a pass, where they go, and which of them are kept."""
-        kept = [axis.kept(k, n) for axis, n in zip(self._axes, window, strict=True)]
+    def _place(self, k: int, at: _At) -> tuple[Matrix, tuple[slice, ...], tuple[slice | Rows, ...]]:
+        """How tokens of a window lie in a pass, where they go, and what is kept of them."""
+        axes = self._windows[self._zooms[k]]
+        kept = [axis.kept[k][n] for axis, n in zip(axes, at, strict=True)]
         into, part = zip(*kept, strict=True)
         return self._transforms[k].matrix, into, part
 
 
 class _Windows:
-    """Windows along one axis, and where tokens lie in them.
+    """What passes of one zoom see along one axis.
 
     Attributes
     ----------
@@ -578,50 +603,99 @@ class _Windows:
         The windows in pixels.
     seen, padded
         Length of each as the backbone sees it, and filled up to whole patches.
-    lattices
-        For each pass, where the tokens that are kept lie, in pixels from the core's beginning.
+    kept
+        For each pass and window, where tokens go, and which of the window's they are or how they
+        are interpolated between the window's.
+    parts
+        For each of the axis's windows and each pass, where the tokens that are kept lie, in pixels
+        from the first core's beginning.
     """
 
     def __init__(
         self,
-        cuts: tuple[Cut, ...],
+        along: tuple[Cut, ...],
         axis: int,
         transforms: tuple[Transform, ...],
         settings: Settings,
+        zoom: float = 1.0,
+        parts: list[list[Lattice]] | None = None,
     ) -> None:
         assert settings.patch is not None
         assert settings.stride is not None
-        self.cuts = cuts
         patch, stride = settings.patch, settings.stride
-        begin = cuts[0].core.start
-        lengths = [one.window.stop - one.window.start for one in cuts]
-        self.seen = [max(1, round(settings.scale * n)) for n in lengths]
+        groups = zoomed_cuts(along, settings, zoom)
+        self.cuts = [cut for group in groups for cut in group]
+        self._begin = along[0].core.start
+        lengths = [one.window.stop - one.window.start for one in self.cuts]
+        self.seen = [max(1, round(settings.scale * zoom * n)) for n in lengths]
         self.padded = [patch + (token_count(n, patch, stride) - 1) * stride for n in self.seen]
-        self._kept: list[list[slice]] = []
-        parts: list[list[Lattice]] = [[] for _ in transforms]
-        for cut, length, seen in zip(cuts, lengths, self.seen, strict=True):
-            along = [
+        self.kept: list[list[tuple[slice, slice | Rows]]] = [[] for _ in transforms]
+        # For each window and pass, where its tokens lie, from the window's beginning.
+        own = [
+            [
                 t.axis_lattice(axis, seen, patch, stride, settings.boundary).scaled(length / seen)
                 for t in transforms
             ]
-            core = slice(cut.core.start - cut.window.start, cut.core.stop - cut.window.start)
-            if len(cuts) == 1 and core == slice(0, length):
-                kept, inner = [slice(0, one.size) for one in along], along
-            else:
-                taken, cropped_ = cropped(along, length, core)
-                kept = [one for (one,) in taken]
-                inner = [one for one in cropped_ if isinstance(one, Lattice)]
-            self._kept.append(kept)
-            for mine, one in zip(parts, inner, strict=True):
-                mine.append(one.moved(begin - cut.core.start))
-        ends = [one.core.stop - begin for one in cuts]
-        self.lattices = tuple(join(one, ends) for one in parts)
+            for length, seen in zip(lengths, self.seen, strict=True)
+        ]
+        if parts is None:
+            self.parts = [self._crop(*one) for one in zip(self.cuts, own, strict=True)]
+            return
+        self.parts, rest = parts, iter(own)
+        for group, targets in zip(groups, parts, strict=True):
+            self._interpolate(group, [next(rest) for _ in group], targets)
 
-    def kept(self, k: int, window: int) -> tuple[slice, slice]:
-        """Where the kept tokens of a window go in a pass, and where among its own they are."""
-        part = self._kept[window][k]
-        first = sum(one[k].stop - one[k].start for one in self._kept[:window])
-        return slice(first, first + part.stop - part.start), part
+    def _first(self, k: int) -> int:
+        """Where the next tokens of a pass go."""
+        return self.kept[k][-1][0].stop if self.kept[k] else 0
+
+    def _crop(self, cut: Cut, lattices: list[Lattice]) -> list[Lattice]:
+        """Keep what the core of a window hangs on; where that lies."""
+        length = cut.window.stop - cut.window.start
+        core = cut.moved(cut.window.start).core
+        if core == slice(0, length):
+            kept, inner = [slice(0, one.size) for one in lattices], lattices
+        else:
+            taken, cropped_ = cropped(lattices, length, core)
+            kept = [one for (one,) in taken]
+            inner = [one for one in cropped_ if isinstance(one, Lattice)]
+        for k, part in enumerate(kept):
+            first = self._first(k)
+            self.kept[k].append((slice(first, first + part.stop - part.start), part))
+        return [one.moved(self._begin - cut.core.start) for one in inner]
+
+    def _interpolate(
+        self, cuts: tuple[Cut, ...], own: list[list[Lattice]], targets: list[Lattice]
+    ) -> None:
+        """Interpolate, for each pass, where its tokens are kept, each in the window it lies in."""
+        n = cuts[-1].window.stop - cuts[0].window.start
+        borders = [one.core.stop - self._begin for one in cuts[:-1]]
+        for k, target in enumerate(targets):
+            places = target.origin + target.stride * np.arange(target.size)
+            for cut, lattices, part in zip(
+                cuts, own, np.split(places, np.searchsorted(places, borders)), strict=True
+            ):
+                first = self._first(k)
+                lattice = lattices[k].moved(self._begin - cut.window.start)
+                # Where tokens lie closer than these, one place alone would pass some over.
+                sides = [
+                    interpolation(part + side * target.stride / 4, n, lattice, "bilinear")
+                    for side in (-1, 1)
+                ]
+                both = Rows.beside(sides, 0)
+                rows = Rows(both.index, both.weight / 2)
+                self.kept[k].append((slice(first, first + len(part)), rows))
+
+
+def _kept(tokens: torch.Tensor, parts: Sequence[slice | Rows]) -> torch.Tensor:
+    """Of tokens (passes, ny, nx, C) some, or what lies between them."""
+    for axis, part in enumerate(parts, start=1):
+        if isinstance(part, slice):
+            tokens = tokens.narrow(axis, part.start, part.stop - part.start)
+        else:
+            matrix = part.dense(tokens.shape[axis]).to(tokens.device)
+            tokens = torch.tensordot(matrix, tokens.float(), ([1], [axis])).movedim(0, axis)
+    return tokens
 
 
 def _mapped(channels: torch.Tensor) -> torch.Tensor:

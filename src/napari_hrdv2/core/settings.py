@@ -11,6 +11,7 @@ from .upsample import Kernel
 from .vit import FacetKind
 
 Percent = Annotated[float, Field(ge=0, le=100)]
+Zoom = Annotated[float, Field(ge=0.25, le=4)]
 Colours = Literal["each", "mapped"]
 # Channels that are as many as colours at most.
 MAX_MAPPED = 3
@@ -69,6 +70,13 @@ class Settings(BaseModel):
         description="How many times the image is enlarged before the backbone looks at it (a "
         "ratio): above 1 for structures much smaller than a patch, below 1 for much larger "
         "ones. Time grows with its square.",
+    )
+    zooms: tuple[Zoom, ...] = Field(
+        (1.0, 0.5),
+        min_length=1,
+        description="How many times larger than `scale` says the passes see the image, in turn "
+        "(ratios): features are their mean, whatever size structures have. Time grows with a "
+        "zoom's square. With 1 alone all passes see it alike.",
     )
     window: int = Field(
         512,
@@ -207,6 +215,10 @@ class Settings(BaseModel):
     def position_moves(self) -> tuple[Share, ...]:
         """For each pass, the share of the token grid by which its positions are moved."""
         return spread(self.passes) if self.move_positions else ((0.0, 0.0),) * self.passes
+
+    def pass_zooms(self) -> tuple[float, ...]:
+        """For each pass, its zoom."""
+        return tuple(self.zooms[k % len(self.zooms)] for k in range(self.passes))
 
     def differences(self, other: Settings) -> dict[str, tuple[object, object]]:
         """Fields that differ, each with its value here and in ``other``."""

@@ -95,18 +95,41 @@ class Tile(NamedTuple):
 
 
 def cuts(n: int, settings: Settings) -> tuple[Cut, ...]:
-    """The windows along an axis of ``n`` pixels."""
-    count = 1
+    """The windows along an axis of ``n`` pixels, as far as any pass looks."""
+    margin = max(_margin(settings, zoom) for zoom in (1.0, *settings.zooms))
+    return tuple(_around(core, margin, n) for core in _cores(slice(0, n), settings, 1.0))
+
+
+def zoomed_cuts(along: Sequence[Cut], settings: Settings, zoom: float) -> list[tuple[Cut, ...]]:
+    """For each of an axis's windows, those through which passes of a zoom look at its core."""
+    end, margin = max(one.window.stop for one in along), _margin(settings, zoom)
+    return [
+        tuple(_around(core, margin, end) for core in _cores(one.core, settings, max(zoom, 1.0)))
+        for one in along
+    ]
+
+
+def _cores(part: slice, settings: Settings, zoom: float) -> Iterator[slice]:
+    """Even parts of some pixels, a window's each."""
+    n, count = part.stop - part.start, 1
     if settings.window and settings.boundary != "periodic":
-        count = max(1, math.ceil(n * settings.scale / settings.window - _SLACK))
-    # Even, as some filters lie on every second pixel.
-    beyond = max(_MARGIN / settings.scale, _REACH)
-    step, margin = (2 * math.ceil(v / 2) for v in (n / count, beyond))
-    found = []
-    for start in range(0, n, step):
-        stop = min(start + step, n)
-        found.append(Cut(slice(start, stop), slice(max(0, start - margin), min(n, stop + margin))))
-    return tuple(found)
+        count = max(1, math.ceil(n * settings.scale * zoom / settings.window - _SLACK))
+    step = _even(n / count)
+    for start in range(part.start, part.stop, step):
+        yield slice(start, min(start + step, part.stop))
+
+
+def _around(core: slice, margin: int, n: int) -> Cut:
+    return Cut(core, slice(max(0, core.start - margin), min(n, core.stop + margin)))
+
+
+def _margin(settings: Settings, zoom: float) -> int:
+    return _even(max(_MARGIN / (settings.scale * zoom), _REACH))
+
+
+def _even(length: float) -> int:
+    # As some filters lie on every second pixel.
+    return 2 * math.ceil(length / 2)
 
 
 def whole(shape: tuple[int, int], settings: Settings) -> Tile:

@@ -65,6 +65,10 @@ class Rows:
     def __getitem__(self, rows: slice | torch.Tensor) -> Rows:
         return Rows(self.index[rows], self.weight[rows])
 
+    def dense(self, columns: int) -> torch.Tensor:
+        """The same as a matrix (rows, columns) of float32, on the CPU."""
+        return torch.zeros(len(self), columns).scatter_add_(1, self.index, self.weight)
+
     @classmethod
     def beside(cls, blocks: list[Rows], columns: int) -> Rows:
         """Matrices of so many columns each, side by side."""

@@ -167,11 +167,12 @@ def guide_of(image: npt.ArrayLike, tokens: Tokens) -> torch.Tensor:
         If the tokens are of more than one pass, or their patches do not tile the image.
     """
     settings = tokens.settings
-    if tokens.passes != 1 or settings.stride != settings.patch or settings.scale != 1:
+    scale = settings.scale * settings.zooms[0]
+    if tokens.passes != 1 or settings.stride != settings.patch or scale != 1:
         raise HRDv2Error(
             "an upsampler with a guide wants tokens of one pass, with the patch size as the stride "
             f"and scale 1; these are of {tokens.passes} passes, stride {settings.stride}, scale "
-            f"{settings.scale:g}"
+            f"{scale:g}"
         )
     guide = stretch(image, settings.percentiles)
     if guide.shape[:2] != tokens.image_shape:

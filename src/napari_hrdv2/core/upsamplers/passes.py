@@ -48,7 +48,7 @@ class InterpolatedPasses:
         known = {"half": max(1, base.patch // 2), "patch": base.patch}
         stride = known[self.stride] if isinstance(self.stride, str) else self.stride
         changes = {"passes": self.passes, "stride": stride, "kernel": self.kernel}
-        return make_settings(base, scale=1.0, **changes)
+        return make_settings(base, scale=1.0, zooms=(1.0,), **changes)
 
     def upsample(self, image: npt.ArrayLike, tokens: Tokens) -> InterpolatedFeatures:
         """As :meth:`.Upsampler.upsample`; the image is not looked at."""
