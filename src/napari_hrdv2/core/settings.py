@@ -203,22 +203,29 @@ class Settings(BaseModel):
     def transforms(self) -> tuple[Transform, ...]:
         """Transforms of the passes in order; the settings must be resolved."""
         assert self.stride is not None
-        return pass_transforms(
-            passes=self.passes,
+        every = pass_transforms(
+            passes=self._rounds,
             stride=self.stride,
             shifts=self.shifts,
             distances=self.distances,
             flips=self.flips,
             rotations=self.rotations,
         )
+        return tuple(every[k // len(self.zooms)] for k in range(self.passes))
 
     def position_moves(self) -> tuple[Share, ...]:
         """For each pass, the share of the token grid by which its positions are moved."""
-        return spread(self.passes) if self.move_positions else ((0.0, 0.0),) * self.passes
+        every = spread(self._rounds) if self.move_positions else ((0.0, 0.0),) * self._rounds
+        return tuple(every[k // len(self.zooms)] for k in range(self.passes))
 
     def pass_zooms(self) -> tuple[float, ...]:
         """For each pass, its zoom."""
         return tuple(self.zooms[k % len(self.zooms)] for k in range(self.passes))
+
+    @property
+    def _rounds(self) -> int:
+        # All zooms look the same way before the next is looked: each fills the lattice by itself.
+        return -(-self.passes // len(self.zooms))
 
     def differences(self, other: Settings) -> dict[str, tuple[object, object]]:
         """Fields that differ, each with its value here and in ``other``."""
