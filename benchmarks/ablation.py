@@ -1,6 +1,6 @@
 """What every hyper-parameter is worth: one changed at a time from the default.
 
-Passes, their transforms, stride, scale, depth of the backbone, interpolation, percentiles,
+Passes, zooms, transforms, stride, scale, depth of the backbone, interpolation, percentiles,
 filters and classifier; for each value the mean IoU on every data set, and seconds per image:
 of its extraction, of the fit (a model's, choice of the balance included) and of its segmentation.
 "gain" is the mean over the data sets, against the default's.
@@ -74,6 +74,11 @@ def factors(patch: int) -> dict[str, list[Value]]:
     """Hyper-parameters and the values that are compared with the default's."""
     return {
         "passes": [Value(str(n), {"passes": n}) for n in (1, 2, 8, 16)],
+        "zooms": [
+            Value(" ".join(f"{z:g}" for z in zooms) + f" x {n}", {"zooms": zooms, "passes": passes})
+            for zooms, n in (((1.0,), 4), ((1.0, 0.5, 2.0), 2), ((1.0, 1.5), 2), ((1.0, 0.25), 2))
+            for passes in (n * len(zooms),)
+        ],
         "transforms": [
             Value("flips", {"flips": True}),
             Value("rotations", {"rotations": True}),

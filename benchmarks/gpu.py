@@ -127,7 +127,9 @@ def main() -> int:
         weights = options.weights or random_weights(Path(temporary) / "random.pth")
         try:
             extractors = [
-                FeatureExtractor(weights=weights, device=options.device, passes=passes)
+                FeatureExtractor(
+                    weights=weights, device=options.device, passes=passes, zooms=(1.0,)
+                )
                 for passes in (17, 16)
             ]
         except HRDv2Error as error:

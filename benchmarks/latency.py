@@ -362,11 +362,13 @@ def first_section(options: argparse.Namespace, image: np.ndarray) -> Table:
         )
         vit, inputs = extractor.backbone, []
         hook = vit.register_forward_pre_hook(lambda _, args, kept=inputs: kept.append(args[0]))
-        extractor.extract(pixels)
-        hook.remove()
+        made = extractor.passes(pixels)
+        next(made)
         # Of the first pass, all windows.
-        images = np.cumsum([len(batch) for batch in inputs])
-        first_pass = inputs[: int(np.searchsorted(images, images[-1] // passes)) + 1]
+        first_pass = inputs.copy()
+        for _ in made:
+            pass
+        hook.remove()
         blocks = math.ceil(extractor.settings.depth * vit.depth)
         bare, first, whole, bares = [], [], [], []
         for _ in range(options.repeat):

@@ -67,8 +67,10 @@ def test_train_on_two_images_and_apply(files: Path, tiny_weights: Path) -> None:
     model = files / "model.safetensors"
     images = ["--image", files / "a.png", "--strokes", files / "a_strokes.tif"]
     images += ["--image", files / "b.png", "--strokes", files / "b_strokes.tif"]
-    assert run("train", *images, "-o", model, "--passes", 2, weights=tiny_weights) == 0
-    assert PixelClassifier.load(model).settings_.passes == 2
+    options = ["--passes", 2, "--zooms", "1,1.5"]
+    assert run("train", *images, "-o", model, *options, weights=tiny_weights) == 0
+    settings = PixelClassifier.load(model).settings_
+    assert (settings.passes, settings.zooms) == (2, (1.0, 1.5))
     out = files / "out"
     sources = [files / "a.png", files / "b.png"]
     assert run("apply", model, *sources, "-o", out, "--probabilities", weights=tiny_weights) == 0
@@ -372,6 +374,8 @@ def test_an_image_smaller_than_a_patch_is_segmented(tmp_path: Path, tiny_weights
         (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--stride", "15"], "stride"),
         (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--scale", "99"], "scale"),
         (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--passes", "0"], "passes"),
+        (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--zooms", "1;2"], "zooms"),
+        (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--zooms", "1,9"], "zooms"),
         (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--device", "abacus"], "no device"),
         (["segment", "a.png", "a_strokes.tif", "-o", "o.tif", "--model", "hal"], "hal"),
         (["segment", "a.png"], "Missing argument"),

@@ -207,6 +207,8 @@ _CHANGES = {
     "depth": (0.5, True),
     "facet": (("k", 1), True),
     "scale": (2.0, True),
+    # Of a pass its own only: see below.
+    "zooms": ((2.0,), False),
     "window": (256, True),
     # Only the pixels handed over matter, and whether they are channels: see below.
     "channel_count": (5, False),
@@ -227,19 +229,20 @@ _CHANGES = {
 
 def test_every_setting_that_changes_the_tokens_changes_the_key():
     assert set(_CHANGES) == set(Settings.model_fields), "decide what the new setting changes"
-    plain = pass_key("d", resolved(), Transform(), (0, 0))
+    plain = pass_key("d", resolved(), Transform(), (0, 0), 1.0)
     for name, (value, matters) in _CHANGES.items():
-        other = pass_key("d", resolved(**{name: value}), Transform(), (0, 0))
+        other = pass_key("d", resolved(**{name: value}), Transform(), (0, 0), 1.0)
         assert (other != plain) == matters, name
-    assert pass_key("e", resolved(), Transform(), (0, 0)) != plain
-    assert pass_key("d", resolved(), Transform.shifted(0, 1), (0, 0)) != plain
-    assert pass_key("d", resolved(), Transform.flipped(vertical=True), (0, 0)) != plain
-    assert pass_key("d", resolved(), Transform(), (0, 0.5)) != plain
+    assert pass_key("e", resolved(), Transform(), (0, 0), 1.0) != plain
+    assert pass_key("d", resolved(), Transform.shifted(0, 1), (0, 0), 1.0) != plain
+    assert pass_key("d", resolved(), Transform.flipped(vertical=True), (0, 0), 1.0) != plain
+    assert pass_key("d", resolved(), Transform(), (0, 0.5), 1.0) != plain
+    assert pass_key("d", resolved(), Transform(), (0, 0), 0.5) != plain
 
 
 def test_keys_of_channels_go_by_the_pixels_and_what_the_backbone_sees_of_them():
     def key(**changes: Any) -> str:
-        return pass_key("d", resolved(**changes), Transform(), (0, 0))
+        return pass_key("d", resolved(**changes), Transform(), (0, 0), 1.0)
 
     plain = key(channels=(0, 1))
     assert key(channels=(3, 1), channel_count=4) == plain
@@ -248,7 +251,7 @@ def test_keys_of_channels_go_by_the_pixels_and_what_the_backbone_sees_of_them():
 
 def test_keys_tell_facets_apart_and_tokens_keep_theirs():
     kinds = [("k", 1), ("k", 0), ("q", 1), ("v", 1), ("attention", 1), None]
-    keys = [pass_key("d", resolved(facet=one), Transform(), (0, 0)) for one in kinds]
+    keys = [pass_key("d", resolved(facet=one), Transform(), (0, 0), 1.0) for one in kinds]
     assert len(set(keys)) == len(kinds)
     # What was on disk before there were facets is found.
     assert keys[-1] == "99197ce7ac4fdb0694b7ee7aacd7f25bdc6345a0ccbd6119a54301e7e9777d0c"
@@ -322,7 +325,7 @@ def test_a_lost_pass_is_computed_again(make_extractor, image, store, computed):
     expected = extractor.extract(image, store=store)
     settings = extractor.settings
     key = pass_key(
-        digest_of(image), settings, settings.transforms()[1], settings.position_moves()[1]
+        digest_of(image), settings, settings.transforms()[1], settings.position_moves()[1], 1.0
     )
     store._path(key).write_bytes(b"damaged")
     computed.clear()

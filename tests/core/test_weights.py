@@ -396,7 +396,7 @@ def test_the_same_file_looked_at_otherwise_has_another_identity(unknown, own):
     assert settings[0].weights_sha256 == sha256(CONTENT)
     assert settings[1].weights_sha256 != sha256(CONTENT)
     assert len(settings[1].weights_sha256) == 64
-    keys = {pass_key("image", s, s.transforms()[0], (0.0, 0.0)) for s in settings}
+    keys = {pass_key("image", s, s.transforms()[0], (0.0, 0.0), 1.0) for s in settings}
     assert len(keys) == 2
     # A saved model finds its weights again.
     for one in settings:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from napari.settings import get_plugin_settings
 from pytestqt.qtbot import QtBot
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 
 from napari_hrdv2._job import Part, Segmenting
@@ -346,6 +346,18 @@ def test_finer_structures_and_filters_are_settings(viewer: Any, tiny_panel: Any)
     assert (advanced.structures.value(), advanced.filters.isChecked()) == (42, True)
     advanced.passes.setValue(4)
     assert session.settings.scale == 1 / 3
+
+
+def test_zooms_are_settings(viewer: Any, tiny_panel: Any, qtbot: QtBot) -> None:
+    advanced, session = tiny_panel.advanced, tiny_panel.session
+    session.configure(zooms=(1.0, 0.5))
+    assert advanced.zooms.currentText() == "1x and 0.5x"
+    qtbot.keyClick(advanced.zooms, Qt.Key.Key_Up)
+    assert session.settings.zooms == (1.0,)
+    session.configure(zooms=(1.0, 0.7))
+    assert advanced.zooms.currentText() == "1x and 0.7x"
+    advanced.passes.setValue(4)
+    assert session.settings.zooms == (1.0, 0.7), "what is not touched stays"
 
 
 def test_the_window_answers_while_features_and_strokes_come(

@@ -28,6 +28,12 @@ from ..core.weights import REGISTRY
 from .parts import form_layout, offer
 
 _AUTOMATIC = "auto"
+# Zooms offered, and what there is to tell of them.
+_ZOOMS = {
+    (1.0,): "All passes see the same: fine where all structures are of about one size",
+    (1.0, 0.5): "Every second pass sees more around, in a quarter of the time of the others",
+    (1.0, 0.5, 2.0): "Fine structures too, and slow: best with 6 or 12 passes, on a GPU",
+}
 # Size in pixels of the patches of all but a user's own backbone.
 _PATCH = 14
 
@@ -80,6 +86,13 @@ class AdvancedSettings(QWidget):
         self.passes = QSpinBox()
         self.passes.setRange(1, 1024)
         self.passes.setToolTip(str(fields["passes"].description))
+        self.zooms = QComboBox()
+        offer(self.zooms, ((_listed(one), _said(one), tip) for one, tip in _ZOOMS.items()))
+        self.zooms.setToolTip(
+            "How many times larger than Structures says the passes see the image, in turn: of "
+            "several, whatever its structures' size, and best with as many passes for each. "
+            "Time grows with the square."
+        )
         self.stride = QSpinBox()
         self.stride.setRange(0, 64)
         self.stride.setSpecialValueText("patch size")
@@ -134,13 +147,14 @@ class AdvancedSettings(QWidget):
         layout.addRow("Model", self.model)
         layout.addRow("Weights", file_row)
         layout.addRow("Passes", self.passes)
+        layout.addRow("Seen at", self.zooms)
         layout.addRow("Stride", self.stride)
         layout.addRow("Structures", self.structures)
         layout.addRow("Filters", self.filters)
         layout.addRow("Device", self.device)
         layout.addRow("Classifier", self.method)
         layout.addRow("Features", cache_row)
-        for box in (self.model, self.device, self.method):
+        for box in (self.model, self.zooms, self.device, self.method):
             box.setSizeAdjustPolicy(
                 QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
             )
@@ -150,6 +164,7 @@ class AdvancedSettings(QWidget):
 
         self.measure_in(1.0, "px")
         self.model.activated.connect(self._apply)
+        self.zooms.activated.connect(self._apply)
         self.device.activated.connect(self._apply)
         self.method.activated.connect(self._use_method)
         self.passes.valueChanged.connect(self._apply)
@@ -185,11 +200,8 @@ class AdvancedSettings(QWidget):
         """Show the session as it is now."""
         settings = self._session.settings
         blockers = [QSignalBlocker(box) for box in (self.passes, self.stride, self.structures)]
-        index = self.model.findData(settings.model)
-        if index < 0:
-            self.model.addItem(settings.model, settings.model)
-            index = self.model.count() - 1
-        self.model.setCurrentIndex(index)
+        _choose(self.model, settings.model, settings.model)
+        _choose(self.zooms, _said(settings.zooms), _listed(settings.zooms))
         self.model.setEnabled(self._session.weights is None)
         self.weights.setText(self._session.weights or "")
         self.passes.setValue(settings.passes)
@@ -206,6 +218,7 @@ class AdvancedSettings(QWidget):
             self._session.configure(
                 model=self.model.currentData(),
                 passes=self.passes.value(),
+                zooms=tuple(map(float, self.zooms.currentData().split(","))),
                 stride=self.stride.value() or None,
                 scale=self._scale(),
                 filters=self.filters.isChecked(),
@@ -232,6 +245,24 @@ class AdvancedSettings(QWidget):
             self, "Weights of the backbone", "", "Checkpoints (*.safetensors *.pth *.pt *.whl)"
         )
         self._session.use_weights(path or None)
+
+
+def _said(zooms: tuple[float, ...]) -> str:
+    return " and ".join(f"{zoom:g}x" for zoom in zooms)
+
+
+def _listed(zooms: tuple[float, ...]) -> str:
+    # Of tuples, not every binding of Qt finds an equal one.
+    return ",".join(map(str, zooms))
+
+
+def _choose(box: QComboBox, text: str, data: str) -> None:
+    """Choose what has some data, which may be none of those that were offered."""
+    index = box.findData(data)
+    if index < 0:
+        box.addItem(text, data)
+        index = box.count() - 1
+    box.setCurrentIndex(index)
 
 
 def _readable(size: int) -> str:
