@@ -105,6 +105,7 @@ def test_settings_hold_for_all_backbones(files: Path, tiny_weights: Path) -> Non
         stride=7,
         depth=1.0,
         scale=2.0,
+        zooms=(1.0,),
         filters=False,
         move_positions=False,
     )

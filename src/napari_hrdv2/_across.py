@@ -174,7 +174,9 @@ class Across:
 
         if not turned:
             return self._exploration.job(task)
-        passes = max(self._exploration.session.settings.passes, _QUARTERS)
+        settings = self._exploration.session.settings
+        # Of every zoom.
+        passes = max(settings.passes, _QUARTERS * len(settings.zooms))
         return self._exploration.job(task, rotations=True, move_positions=False, passes=passes)
 
     def retrieve(

@@ -241,6 +241,7 @@ def test_segment_does_all_at_once(tokens, make_extractor, tiny_weights):
         strokes_of(),
         weights=tiny_weights,
         passes=3,
+        zooms=(1.0,),
         depth=1.0,
         device="cpu",
         precision="float32",

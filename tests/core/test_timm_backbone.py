@@ -184,6 +184,7 @@ def test_extraction_gives_the_naive_tokens(files, rng, name, move):
         device="cpu",
         precision="float32",
         passes=2,
+        zooms=(1.0,),
         depth=0.5,
         filters=False,
         boundary="periodic",

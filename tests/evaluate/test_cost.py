@@ -105,7 +105,7 @@ def test_what_is_asked_are_the_variants_settings(make, tmp_path, extractor):
 
 
 def test_a_variant_that_there_is_not(make, tmp_path):
-    with pytest.raises(HRDv2Error, match=r"no variant 'passes 3': choose among passes 1, passes 4"):
+    with pytest.raises(HRDv2Error, match=r"no variant 'passes 3': choose among default, passes 1"):
         finished(make(only=("passes 3",)), tmp_path / "out.json")
 
 

@@ -110,7 +110,7 @@ def test_points_of_images_of_which_one_may_be_turned(exploration, across):
     (found, _) = done(across.points(*spots, 10, turned=True))
     settings = exploration.session.settings
     extractor = FeatureExtractor(
-        altered(settings, rotations=True, move_positions=False, passes=4),
+        altered(settings, rotations=True, move_positions=False, passes=8),
         weights=exploration.session.weights,
     )
     expected = correspondences(*(extractor.extract(picture(k)) for k in range(2)), count=10)

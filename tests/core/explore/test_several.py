@@ -202,6 +202,8 @@ def test_points_of_a_real_image_are_found_in_a_turned_copy(real_weights):
         weights=real_weights.path,
         rotations=True,
         move_positions=False,
+        # Each of two zooms takes all four.
+        passes=8,
         window=0,
     )
     image = immunohistochemistry()[100:324, 100:324]
