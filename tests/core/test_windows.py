@@ -39,7 +39,19 @@ WAYS: dict[str, dict[str, Any]] = {
     "filters, enlarged": {"scale": 2.0, "window": 112, "filters": True, "passes": 1},
     "positions as they are": {"move_positions": False},
 }
-COLOURS = {"grey": LARGE, "RGB": (*LARGE, 3), "turned": LARGE[::-1], "both": (230, 310)}
+#: Through windows that are others than those of the rest.
+ZOOMS: dict[str, dict[str, Any]] = {
+    "zooms": {"zooms": (1.0, 0.5, 1.7), "passes": 4},
+    "zooms, turned": {"zooms": (0.6, 2.0), "passes": 4, "rotations": True, "flips": True},
+    "zooms, filters": {"zooms": (1.0, 0.5), "passes": 2, "filters": True, "scale": 0.8},
+}
+COLOURS = {
+    "grey": LARGE,
+    "long": (100, 520),
+    "RGB": (*LARGE, 3),
+    "turned": LARGE[::-1],
+    "both": (230, 310),
+}
 
 
 def image_of(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
@@ -167,12 +179,12 @@ def tokens_of_tiles(
 
 @pytest.mark.parametrize(
     ("way", "colours"),
-    [*((way, "grey") for way in WAYS)]
-    + [("filters", one) for one in COLOURS if one != "grey"]
+    [*((way, "grey") for way in WAYS), *((way, "long") for way in ZOOMS)]
+    + [("filters", one) for one in COLOURS if one not in ("grey", "long")]
     + [("flips and rotations", "turned"), ("enlarged", "RGB")],
 )
 def test_tiles_are_as_the_whole(make_extractor, monkeypatch, way, colours):
-    extractor = make_extractor(**SMALL | WAYS[way])
+    extractor = make_extractor(**SMALL | (WAYS | ZOOMS)[way])
     image = image_of(COLOURS[colours])
     whole = extractor.extract(image)
     dense = dense_map(whole)
