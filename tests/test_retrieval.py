@@ -244,12 +244,12 @@ def test_what_is_no_index_is_told(folder, tmp_path, extractor):
         b"",
         b"nothing",
         content[:-5],
-        content.replace(b'\\"version\\":1', b'\\"version\\":x'),
+        content.replace(b'\\"version\\":2', b'\\"version\\":x'),
     ):
         path.write_bytes(wrong)
         with pytest.raises(HRDv2Error, match="damaged or no index"):
             FolderIndex.load(path)
-    path.write_bytes(content.replace(b'\\"version\\":1', b'\\"version\\":9'))
+    path.write_bytes(content.replace(b'\\"version\\":2', b'\\"version\\":9'))
     with pytest.raises(HRDv2Error, match="format 9"):
         FolderIndex.load(path)
 

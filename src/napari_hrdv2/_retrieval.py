@@ -34,7 +34,7 @@ from .core.tokens import Tokens
 
 SUFFIX = ".regions.safetensors"
 
-_FORMAT = 1
+_FORMAT = 2
 _MASKS = (".tif", ".tiff", ".png")
 _Ints = npt.NDArray[np.int64]
 

@@ -432,7 +432,7 @@ def rewritten(path, *, header=None, arrays=None, **fields):
 
 def test_model_of_a_later_version_says_to_update(saved):
     path = rewritten(saved[1], version=FORMAT_VERSION + 1)
-    with pytest.raises(ModelError, match=r"format 3.*update"):
+    with pytest.raises(ModelError, match=rf"format {FORMAT_VERSION + 1}.*update"):
         PixelClassifier.load(path)
 
 

@@ -287,7 +287,7 @@ def test_another_patch_of_scikit_learn_is_the_same(path):
 
 def test_model_of_a_later_version_says_to_update(path):
     rewritten(path, version=FORMAT_VERSION + 1)
-    with pytest.raises(ModelError, match=r"format 3.*update"):
+    with pytest.raises(ModelError, match=rf"format {FORMAT_VERSION + 1}.*update"):
         load_classifier(path)
 
 

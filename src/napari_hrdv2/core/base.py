@@ -21,7 +21,7 @@ from .tokens import Tokens
 
 Colour = tuple[float, float, float, float]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # napari's labels layers hold no larger ones in their smallest comfortable dtype.
 MAX_LABEL = np.iinfo(np.uint16).max
 HEADER_KEY = "napari-hrdv2"
