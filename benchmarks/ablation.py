@@ -212,7 +212,8 @@ def main() -> int:
     seeds = options.seeds or (1 if options.quick else 3)
     if seeds < 1 or options.training < 0:
         parser.error("at least one seed, and no negative number of images, are needed")
-    console = Console()
+    # A file is wide enough for all columns.
+    console = Console(width=None if sys.stdout.isatty() else 100)
     warnings.simplefilter("once")
     results = []
     try:

@@ -34,12 +34,13 @@ from .errors import (
 from .filters import filter_grids
 from .normalise import stretch
 from .settings import Settings
-from .tiles import Cut, Piece, whole, zoomed_cuts
+from .tiles import Piece, whole
 from .tokens import Grid, Tokens
-from .transforms import Lattice, Matrix, Share, Transform, cropped, join, read_all, token_count
-from .upsample import Rows, interpolation
+from .transforms import Matrix, Share, Transform, join, read_all
+from .upsample import Rows
 from .vit import FacetKind
 from .weights import Progress, Weights, find, load_backbone
+from .windows import Windows, kept_of
 
 Precision = Literal["auto", "float32"]
 # Along each axis, which of a zoom's windows.
@@ -415,7 +416,7 @@ class _Passes:
         self._tile = whole(plane, settings) if piece.tile is None else piece.tile.inner()
         self._zooms = settings.pass_zooms()
         plain = [
-            _Windows(along, axis, transforms, settings) for axis, along in enumerate(self._tile)
+            Windows(along, axis, transforms, settings) for axis, along in enumerate(self._tile)
         ]
         ends = [[one.core.stop - along[0].core.start for one in along] for along in self._tile]
         y, x = (
@@ -427,7 +428,7 @@ class _Passes:
             zoom: plain
             if zoom == 1
             else [
-                _Windows(along, axis, transforms, settings, zoom, plain[axis].parts)
+                Windows(along, axis, transforms, settings, zoom, plain[axis].parts)
                 for axis, along in enumerate(self._tile)
             ]
             for zoom in set(self._zooms)
@@ -584,7 +585,7 @@ class _Passes:
         for (offset, _, into, part), alike in groupby(places):
             start, end = end, end + sum(1 for _ in alike)
             tokens = self._transforms[start + offset].undo_tokens(found[start:end])
-            data[start + offset : end + offset, *into] = _kept(tokens, part)
+            data[start + offset : end + offset, *into] = kept_of(tokens, part)
 
     def _place(self, k: int, at: _At) -> tuple[Matrix, tuple[slice, ...], tuple[slice | Rows, ...]]:
         """How tokens of a window lie in a pass, where they go, and what is kept of them."""
@@ -592,110 +593,6 @@ class _Passes:
         kept = [axis.kept[k][n] for axis, n in zip(axes, at, strict=True)]
         into, part = zip(*kept, strict=True)
         return self._transforms[k].matrix, into, part
-
-
-class _Windows:
-    """What passes of one zoom see along one axis.
-
-    Attributes
-    ----------
-    cuts
-        The windows in pixels.
-    seen, padded
-        Length of each as the backbone sees it, and filled up to whole patches.
-    kept
-        For each pass and window, where tokens go, and which of the window's they are or how they
-        are interpolated between the window's.
-    parts
-        For each of the axis's windows and each pass, where the tokens that are kept lie, in pixels
-        from the first core's beginning.
-    """
-
-    def __init__(
-        self,
-        along: tuple[Cut, ...],
-        axis: int,
-        transforms: tuple[Transform, ...],
-        settings: Settings,
-        zoom: float = 1.0,
-        parts: list[list[Lattice]] | None = None,
-    ) -> None:
-        assert settings.patch is not None
-        assert settings.stride is not None
-        patch, stride = settings.patch, settings.stride
-        groups = zoomed_cuts(along, settings, zoom)
-        self.cuts = [cut for group in groups for cut in group]
-        self._begin = along[0].core.start
-        lengths = [one.window.stop - one.window.start for one in self.cuts]
-        self.seen = [max(1, round(settings.scale * zoom * n)) for n in lengths]
-        self.padded = [patch + (token_count(n, patch, stride) - 1) * stride for n in self.seen]
-        self.kept: list[list[tuple[slice, slice | Rows]]] = [[] for _ in transforms]
-        # For each window and pass, where its tokens lie, from the window's beginning.
-        own = [
-            [
-                t.axis_lattice(axis, seen, patch, stride, settings.boundary).scaled(length / seen)
-                for t in transforms
-            ]
-            for length, seen in zip(lengths, self.seen, strict=True)
-        ]
-        if parts is None:
-            self.parts = [self._crop(*one) for one in zip(self.cuts, own, strict=True)]
-            return
-        self.parts, rest = parts, iter(own)
-        for group, targets in zip(groups, parts, strict=True):
-            self._interpolate(group, [next(rest) for _ in group], targets)
-
-    def _first(self, k: int) -> int:
-        """Where the next tokens of a pass go."""
-        return self.kept[k][-1][0].stop if self.kept[k] else 0
-
-    def _crop(self, cut: Cut, lattices: list[Lattice]) -> list[Lattice]:
-        """Keep what the core of a window hangs on; where that lies."""
-        length = cut.window.stop - cut.window.start
-        core = cut.moved(cut.window.start).core
-        if core == slice(0, length):
-            kept, inner = [slice(0, one.size) for one in lattices], lattices
-        else:
-            taken, cropped_ = cropped(lattices, length, core)
-            kept = [one for (one,) in taken]
-            inner = [one for one in cropped_ if isinstance(one, Lattice)]
-        for k, part in enumerate(kept):
-            first = self._first(k)
-            self.kept[k].append((slice(first, first + part.stop - part.start), part))
-        return [one.moved(self._begin - cut.core.start) for one in inner]
-
-    def _interpolate(
-        self, cuts: tuple[Cut, ...], own: list[list[Lattice]], targets: list[Lattice]
-    ) -> None:
-        """Interpolate, for each pass, where its tokens are kept, each in the window it lies in."""
-        n = cuts[-1].window.stop - cuts[0].window.start
-        borders = [one.core.stop - self._begin for one in cuts[:-1]]
-        for k, target in enumerate(targets):
-            places = target.origin + target.stride * np.arange(target.size)
-            for cut, lattices, part in zip(
-                cuts, own, np.split(places, np.searchsorted(places, borders)), strict=True
-            ):
-                first = self._first(k)
-                lattice = lattices[k].moved(self._begin - cut.window.start)
-                # Where tokens lie closer than these, one place alone would pass some over.
-                sides = [
-                    interpolation(part + side * target.stride / 4, n, lattice, "bilinear")
-                    for side in (-1, 1)
-                ]
-                both = Rows.beside(sides, 0)
-                rows = Rows(both.index, both.weight / 2)
-                self.kept[k].append((slice(first, first + len(part)), rows))
-
-
-def _kept(tokens: torch.Tensor, parts: Sequence[slice | Rows]) -> torch.Tensor:
-    """Of tokens (passes, ny, nx, C) some, or what lies between them."""
-    for axis, part in enumerate(parts, start=1):
-        if isinstance(part, slice):
-            tokens = tokens.narrow(axis, part.start, part.stop - part.start)
-        else:
-            matrix = part.dense(tokens.shape[axis]).to(tokens.device)
-            tokens = torch.tensordot(matrix, tokens.float(), ([1], [axis])).movedim(0, axis)
-    return tokens
 
 
 def _mapped(channels: torch.Tensor) -> torch.Tensor:
