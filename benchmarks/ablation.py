@@ -75,9 +75,10 @@ def factors(patch: int) -> dict[str, list[Value]]:
     return {
         "passes": [Value(str(n), {"passes": n}) for n in (1, 2, 8, 16)],
         "zooms": [
-            Value(" ".join(f"{z:g}" for z in zooms) + f" x {n}", {"zooms": zooms, "passes": passes})
-            for zooms, n in (((1.0,), 4), ((1.0, 0.5, 2.0), 2), ((1.0, 1.5), 2), ((1.0, 0.25), 2))
-            for passes in (n * len(zooms),)
+            Value("1 x 4", {"zooms": (1.0,), "passes": 4}),
+            Value("1 0.5 2 x 2", {"zooms": (1.0, 0.5, 2.0), "passes": 6}),
+            Value("1 1.5 x 2", {"zooms": (1.0, 1.5)}),
+            Value("1 0.25 x 2", {"zooms": (1.0, 0.25)}),
         ],
         "transforms": [
             Value("flips", {"flips": True}),
